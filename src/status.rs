@@ -1,0 +1,285 @@
+//! What everlink knows about itself at this moment.
+//!
+//! Supervisors publish here, HTTP and the commands read. Nothing blocks: numbers are atomics, everything else is
+//! swapped whole, so a slow reader never holds up a link.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+
+use crate::config;
+use crate::metrics::{Label, LinkState, LossReason, Metrics, UpstreamMetrics};
+
+/// How many events an upstream remembers.
+const EVENTS_KEPT: usize = 50;
+
+/// The whole process.
+pub struct Status {
+    pub metrics: Metrics,
+    pub started: SystemTime,
+    pub config: ArcSwap<ConfigStatus>,
+    upstreams: ArcSwap<BTreeMap<String, Arc<UpstreamStatus>>>,
+    /// The configuration is in and every listener bound.
+    pub ready: AtomicBool,
+    pub draining: AtomicBool,
+    pub loops: Vec<LoopStamp>,
+    /// Ticks once a second on the HTTP thread, so it stands still while the process does.
+    pub ticks: AtomicU64,
+}
+
+/// The last sign of life of one data loop, in ticks of [`Status::ticks`].
+#[derive(Default)]
+pub struct LoopStamp(AtomicU64);
+
+/// The configuration in force, and what became of the last reload.
+#[derive(Debug, Clone, Default)]
+pub struct ConfigStatus {
+    pub path: String,
+    pub generation: u64,
+    /// The first 12 hexadecimal digits of the content's SHA-256.
+    pub hash: String,
+    pub last_reload: Option<ReloadStatus>,
+}
+
+#[derive(Debug, Clone)]
+pub struct ReloadStatus {
+    pub at: SystemTime,
+    pub outcome: &'static str,
+    /// What changed, or why it was rejected; one line each.
+    pub lines: Vec<String>,
+}
+
+/// One upstream.
+pub struct UpstreamStatus {
+    pub name: String,
+    pub settings: ArcSwap<config::Upstream>,
+    pub metrics: Arc<UpstreamMetrics>,
+    links: ArcSwap<Vec<Arc<LinkStatus>>>,
+    events: ArcSwap<Vec<Arc<Event>>>,
+    /// Addresses really bound, as the kernel tells them.
+    pub listening: ArcSwap<Vec<String>>,
+    /// Learned from a server that cuts idle connections; 0 milliseconds: nothing learned.
+    learned_max_age: AtomicU64,
+    /// When the upstream last changed between up and down.
+    pub up_since: ArcSwap<SystemTime>,
+    /// Outages seen, newest last.
+    pub outages: ArcSwap<Vec<Outage>>,
+}
+
+/// A time without any live link.
+#[derive(Debug, Clone)]
+pub struct Outage {
+    pub from: SystemTime,
+    /// `None`: it still lasts.
+    pub until: Option<SystemTime>,
+    pub reason: String,
+}
+
+/// One link: a place in the pool.
+pub struct LinkStatus {
+    pub id: u64,
+    view: ArcSwap<LinkView>,
+    metrics: Arc<UpstreamMetrics>,
+}
+
+/// What a link shows of itself.
+#[derive(Debug, Clone)]
+pub struct LinkView {
+    pub state: LinkState,
+    pub since: SystemTime,
+    /// The endpoint's name in the configuration.
+    pub endpoint: Option<String>,
+    /// The address connected to.
+    pub address: Option<String>,
+    /// Round trip of the last answered beat, or of the connect.
+    pub rtt: Option<Duration>,
+    /// Beats unanswered in a row.
+    pub misses: u32,
+    /// Dials since the link last stood.
+    pub attempt: u32,
+    pub retry_at: Option<SystemTime>,
+    /// Why the link was last lost or could not be dialled.
+    pub last_error: Option<String>,
+}
+
+/// Something that happened to an upstream.
+#[derive(Debug, Clone)]
+pub struct Event {
+    pub at: SystemTime,
+    /// A short word from a closed list: `up`, `suspect`, `lost`, `dial_failed`, `failed`, `reload`, `learned`, …
+    pub kind: &'static str,
+    pub link: Option<u64>,
+    pub endpoint: Option<String>,
+    pub reason: Option<LossReason>,
+    pub text: String,
+}
+
+impl Status {
+    /// `loops`: how many data loops will renew a stamp.
+    pub fn new(metrics: Metrics, loops: usize) -> Arc<Self> {
+        Arc::new(Self {
+            metrics,
+            started: SystemTime::now(),
+            config: ArcSwap::default(),
+            upstreams: ArcSwap::default(),
+            ready: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            loops: (0..loops).map(|_| LoopStamp::default()).collect(),
+            ticks: AtomicU64::new(0),
+        })
+    }
+
+    /// A data loop is alive.
+    pub fn stamp(&self, data_loop: usize) {
+        if let Some(stamp) = self.loops.get(data_loop) {
+            stamp.0.store(self.ticks.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// How many ticks ago the slowest data loop was last alive.
+    pub fn slowest_loop(&self) -> u64 {
+        let now = self.ticks.load(Ordering::Relaxed);
+        self.loops.iter().map(|stamp| now.saturating_sub(stamp.0.load(Ordering::Relaxed))).max().unwrap_or(0)
+    }
+
+    pub fn upstreams(&self) -> Arc<BTreeMap<String, Arc<UpstreamStatus>>> {
+        self.upstreams.load_full()
+    }
+
+    /// Adds an upstream, its series at 0.
+    pub fn add_upstream(&self, settings: &Arc<config::Upstream>) -> Arc<UpstreamStatus> {
+        let upstream = Arc::new(UpstreamStatus {
+            name: settings.name.clone(),
+            settings: ArcSwap::new(settings.clone()),
+            metrics: self.metrics.upstream(settings),
+            links: ArcSwap::default(),
+            events: ArcSwap::default(),
+            listening: ArcSwap::default(),
+            learned_max_age: AtomicU64::new(0),
+            up_since: ArcSwap::from_pointee(SystemTime::now()),
+            outages: ArcSwap::default(),
+        });
+        self.upstreams.rcu(|all| {
+            let mut all = BTreeMap::clone(all);
+            all.insert(upstream.name.clone(), upstream.clone());
+            all
+        });
+        upstream
+    }
+
+    /// Forgets an upstream and its series.
+    pub fn remove_upstream(&self, name: &str) {
+        self.upstreams.rcu(|all| {
+            let mut all = BTreeMap::clone(all);
+            all.remove(name);
+            all
+        });
+        self.metrics.remove_upstream(name);
+    }
+}
+
+impl UpstreamStatus {
+    pub fn links(&self) -> Arc<Vec<Arc<LinkStatus>>> {
+        self.links.load_full()
+    }
+
+    pub fn events(&self) -> Arc<Vec<Arc<Event>>> {
+        self.events.load_full()
+    }
+
+    /// A new link, counted as `connecting` until it says otherwise. Dropping the last handle uncounts it.
+    pub fn add_link(&self, id: u64) -> Arc<LinkStatus> {
+        let view = LinkView {
+            state: LinkState::Connecting,
+            since: SystemTime::now(),
+            endpoint: None,
+            address: None,
+            rtt: None,
+            misses: 0,
+            attempt: 1,
+            retry_at: None,
+            last_error: None,
+        };
+        let link = Arc::new(LinkStatus { id, view: ArcSwap::from_pointee(view), metrics: self.metrics.clone() });
+        self.metrics.links[LinkState::Connecting.index()].inc();
+        self.links.rcu(|links| links.iter().cloned().chain([link.clone()]).collect::<Vec<_>>());
+        link
+    }
+
+    pub fn remove_link(&self, id: u64) {
+        self.links.rcu(|links| links.iter().filter(|link| link.id != id).cloned().collect::<Vec<_>>());
+    }
+
+    /// Remembers an event, forgetting the oldest past the bound.
+    pub fn record(&self, event: Event) {
+        let event = Arc::new(event);
+        self.events.rcu(|events| {
+            let skip = (events.len() + 1).saturating_sub(EVENTS_KEPT);
+            events.iter().skip(skip).cloned().chain([event.clone()]).collect::<Vec<_>>()
+        });
+    }
+
+    pub fn learned_max_age(&self) -> Option<Duration> {
+        match self.learned_max_age.load(Ordering::Relaxed) {
+            0 => None,
+            ms => Some(Duration::from_millis(ms)),
+        }
+    }
+
+    pub fn set_learned_max_age(&self, age: Option<Duration>) {
+        self.learned_max_age.store(age.map_or(0, |age| age.as_millis().max(1) as u64), Ordering::Relaxed);
+    }
+
+    /// The upstream has come up or gone down; keeps metrics, outage history and the time of the change.
+    pub fn set_alive(&self, alive: bool, reason: &str) {
+        let was = self.metrics.up.get() == 1;
+        if was == alive {
+            return;
+        }
+        let now = SystemTime::now();
+        self.metrics.set_alive(alive);
+        self.up_since.store(Arc::new(now));
+        self.outages.rcu(|outages| {
+            let mut outages = Vec::clone(outages);
+            if alive {
+                if let Some(last) = outages.last_mut() {
+                    last.until.get_or_insert(now);
+                }
+            } else {
+                if outages.len() >= EVENTS_KEPT {
+                    outages.remove(0);
+                }
+                outages.push(Outage { from: now, until: None, reason: reason.to_owned() });
+            }
+            outages
+        });
+    }
+}
+
+impl LinkStatus {
+    pub fn view(&self) -> Arc<LinkView> {
+        self.view.load_full()
+    }
+
+    /// Changes the view; the gauge of links by state follows.
+    pub fn update(&self, change: impl FnOnce(&mut LinkView)) {
+        let mut view = LinkView::clone(&self.view.load());
+        let before = view.state;
+        change(&mut view);
+        if view.state != before {
+            view.since = SystemTime::now();
+            self.metrics.links[before.index()].dec();
+            self.metrics.links[view.state.index()].inc();
+        }
+        self.view.store(Arc::new(view));
+    }
+}
+
+impl Drop for LinkStatus {
+    fn drop(&mut self) {
+        self.metrics.links[self.view.load().state.index()].dec();
+    }
+}

@@ -3,3 +3,11 @@
 pub mod backoff;
 pub mod heartbeat;
 pub mod state;
+
+/// Sleeps until `deadline`; for ever when there is none.
+pub async fn sleep_until_or_never(deadline: Option<std::time::Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

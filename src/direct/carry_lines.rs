@@ -1,0 +1,229 @@
+//! One client and one connection with beats between their lines: [`LineMode`](super::line::LineMode) joined to two sockets.
+//!
+//! Bytes pass through memory here, for each has to be looked at; the protocols this is for speak in lines, not in bulk.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
+
+use super::in_use::{Order, Registered};
+use super::line::{Event, LineMode};
+use crate::config::{Beat, Upstream};
+use crate::metrics::{CloseReason, Direction, UpstreamMetrics};
+use crate::net::stream::Stream;
+
+/// A side is read only while less than this waits for the other.
+const AHEAD: usize = 64 * 1024;
+
+struct Lines {
+    registered: Registered,
+    client: Stream,
+    upstream: Stream,
+    mode: LineMode,
+    to_upstream: Outgoing,
+    to_client: Outgoing,
+    client_ended: bool,
+    upstream_ended: bool,
+}
+
+/// Bytes on their way to one side.
+#[derive(Default)]
+struct Outgoing {
+    bytes: Vec<u8>,
+    written: usize,
+    shut: bool,
+}
+
+/// Carries until the end and closes both sockets: in order, or both with a reset. Follows edits of the heartbeat.
+pub async fn carry(
+    registered: Registered,
+    client: Stream,
+    upstream: Stream,
+    banner: Vec<u8>,
+    mut settings: watch::Receiver<Arc<Upstream>>,
+    metrics: &UpstreamMetrics,
+) -> CloseReason {
+    let heartbeat = settings.borrow_and_update().heartbeat.clone();
+    let Beat::Exchange { send, expect } = heartbeat.beat.clone() else { return CloseReason::Error };
+    let mut lines = Lines {
+        registered,
+        client,
+        upstream,
+        mode: LineMode::new(send, expect, &heartbeat, Instant::now(), fastrand::u64(..)),
+        to_upstream: Outgoing::default(),
+        to_client: Outgoing { bytes: banner, ..Outgoing::default() },
+        client_ended: false,
+        upstream_ended: false,
+    };
+    let reason = loop {
+        let deadline = lines.mode.next_deadline();
+        tokio::select! {
+            reason = std::future::poll_fn(|cx| lines.poll(cx, metrics)) => break reason,
+            () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
+                if lines.tick(metrics) {
+                    break CloseReason::Dead;
+                }
+            }
+            changed = settings.changed() => {
+                if changed.is_err() {
+                    break CloseReason::Drained;
+                }
+                lines.mode.retime(&settings.borrow_and_update().heartbeat);
+            }
+        }
+    };
+    if reason != CloseReason::Finished {
+        lines.client.reset_on_close();
+        lines.upstream.reset_on_close();
+    }
+    reason
+}
+
+impl Lines {
+    /// True when the far end is dead.
+    fn tick(&mut self, metrics: &UpstreamMetrics) -> bool {
+        let event = self.mode.tick(Instant::now(), &mut self.to_upstream.bytes, &mut self.to_client.bytes);
+        match event {
+            Event::None => false,
+            Event::Beat => {
+                metrics.beats_sent.inc();
+                false
+            }
+            Event::Missed => {
+                metrics.beats_missed.inc();
+                false
+            }
+            Event::Dead => {
+                metrics.beats_missed.inc();
+                true
+            }
+        }
+    }
+
+    /// Moves what can be moved; ready at the end, or (as pending, woken at once) when the next deadline may have changed.
+    fn poll(&mut self, cx: &mut Context<'_>, metrics: &UpstreamMetrics) -> Poll<CloseReason> {
+        self.registered.carried.woken_by(cx.waker());
+        match self.registered.carried.order() {
+            Order::Dead => return Poll::Ready(CloseReason::Dead),
+            Order::Idle => return Poll::Ready(CloseReason::Idle),
+            Order::Drained => return Poll::Ready(CloseReason::Drained),
+            Order::None | Order::EmptyPipe => {}
+        }
+        let before = self.mode.next_deadline();
+        loop {
+            let (up, down) = (self.poll_up(cx, metrics), self.poll_down(cx, metrics));
+            if let Poll::Ready(Err(_)) = up {
+                return Poll::Ready(CloseReason::ClientReset);
+            }
+            if let Poll::Ready(Err(error)) = down {
+                return Poll::Ready(if error.kind() == io::ErrorKind::TimedOut {
+                    CloseReason::Dead
+                } else {
+                    CloseReason::UpstreamReset
+                });
+            }
+            match (self.to_upstream.poll_write(cx, &mut self.upstream, self.client_ended), self.to_client.poll_write(
+                cx,
+                &mut self.client,
+                self.upstream_ended,
+            )) {
+                (Err(_), _) => return Poll::Ready(CloseReason::UpstreamReset),
+                (_, Err(_)) => return Poll::Ready(CloseReason::ClientReset),
+                (Ok(()), Ok(())) => {}
+            }
+            if self.to_upstream.shut && self.to_client.shut {
+                return Poll::Ready(CloseReason::Finished);
+            }
+            if up.is_pending() && down.is_pending() {
+                if self.mode.next_deadline() != before {
+                    cx.waker().wake_by_ref();
+                }
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Reads the client once.
+    fn poll_up(&mut self, cx: &mut Context<'_>, metrics: &UpstreamMetrics) -> Poll<io::Result<()>> {
+        if self.client_ended || self.to_upstream.is_full() {
+            return Poll::Pending;
+        }
+        let mut buffer = [0; 8192];
+        let mut buffer = ReadBuf::new(&mut buffer);
+        let now = match Pin::new(&mut self.client).poll_read(cx, &mut buffer) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) => Instant::now(),
+        };
+        if buffer.filled().is_empty() {
+            self.client_ended = true;
+            self.mode.client_ended(now);
+        } else {
+            self.mode.from_client(now, buffer.filled(), &mut self.to_upstream.bytes);
+            metrics.moved(Direction::Sent, buffer.filled().len() as u64);
+            self.registered.moved(true, false);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads the server once.
+    fn poll_down(&mut self, cx: &mut Context<'_>, metrics: &UpstreamMetrics) -> Poll<io::Result<()>> {
+        if self.upstream_ended || self.to_client.is_full() {
+            return Poll::Pending;
+        }
+        let mut buffer = [0; 8192];
+        let mut buffer = ReadBuf::new(&mut buffer);
+        let now = match Pin::new(&mut self.upstream).poll_read(cx, &mut buffer) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) => Instant::now(),
+        };
+        if buffer.filled().is_empty() {
+            self.upstream_ended = true;
+            self.mode.server_ended(now, &mut self.to_client.bytes);
+        } else {
+            let before = self.to_client.bytes.len();
+            self.mode.from_server(now, buffer.filled(), &mut self.to_client.bytes);
+            let passed = self.to_client.bytes.len().saturating_sub(before);
+            metrics.moved(Direction::Received, passed as u64);
+            self.registered.moved(false, true);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Outgoing {
+    fn is_full(&self) -> bool {
+        self.bytes.len() - self.written >= AHEAD
+    }
+
+    /// Writes what the sink takes; then, if the source has ended, passes the end on. Pending is `Ok`: the waker is set.
+    fn poll_write(&mut self, cx: &mut Context<'_>, sink: &mut Stream, source_ended: bool) -> io::Result<()> {
+        while self.written < self.bytes.len() {
+            match Pin::new(&mut *sink).poll_write(cx, &self.bytes[self.written..]) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Ready(Ok(count)) => self.written += count,
+            }
+        }
+        if self.written > 0 {
+            self.bytes = Vec::new();
+            self.written = 0;
+            let _ = Pin::new(&mut *sink).poll_flush(cx)?;
+        }
+        if source_ended && !self.shut {
+            match Pin::new(sink).poll_shutdown(cx) {
+                Poll::Ready(Err(error)) if error.kind() != io::ErrorKind::NotConnected => return Err(error),
+                Poll::Ready(_) => self.shut = true,
+                Poll::Pending => {}
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,842 @@
+//! The driver of one link: it owns the connection while nobody else does, and does what the pure parts decide.
+//!
+//! [`state::Link`] says where the link stands, [`Heartbeat`] when to beat, [`Dialogue`] what to make of the bytes. Here
+//! they meet a socket and a clock. Actions are started, never waited for: a slow dial must not deafen the link.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
+
+use super::beat::{Dialogue, Heard};
+use super::client::{Client, close_in_order};
+use super::pool::{Alive, Opened, Place, Pool, order};
+use crate::config::{self, Endpoint, Upstream};
+use crate::link::dial::DialError;
+use crate::link::sleep_until_or_never;
+use crate::link::heartbeat::{Delivery, Heartbeat, Verdict};
+use crate::link::state::{self, Action, Input, State, TOO_SHORT};
+use crate::metrics::{DialOutcome, LinkState, LossReason};
+use crate::status::{Event, LinkStatus};
+
+/// After a connect the server may speak first; a beat sent before that would take its greeting for an answer. This much
+/// silence at least, and two round trips, before the first beat.
+const GREETING: Duration = Duration::from_millis(20);
+/// `max_age` is shortened by up to this share, so that links made together are not renewed together.
+const AGE_SPREAD: f64 = 0.1;
+/// A renewal that failed is tried again after this; the old connection serves on meanwhile.
+const RENEW_AGAIN: Duration = Duration::from_secs(10);
+
+type Dial = Pin<Box<dyn Future<Output = Result<Opened, DialError>> + Send>>;
+
+/// How a link ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// A scout has done its work.
+    Returned,
+}
+
+/// One link and all it needs.
+pub struct LinkTask {
+    pool: Arc<Pool>,
+    place: Arc<Place>,
+    status: Arc<LinkStatus>,
+    settings: watch::Receiver<Arc<Upstream>>,
+    known: Arc<Upstream>,
+    machine: state::Link,
+    random: fastrand::Rng,
+    connection: Option<Connection>,
+    dialling: Option<Dial>,
+    /// Why the connection that still serves is being replaced.
+    renewing: Option<LossReason>,
+    /// The link was lost and has not come back.
+    lost: bool,
+    /// The last connection was good to its end, so the next one needs no proof before a client may have it.
+    trusting: bool,
+    /// Keeps the upstream up while a connection handed out, or ended by the server's own timer, is replaced.
+    refill: Option<Alive>,
+    /// A scout dials this endpoint only, and is content once it has stood so long.
+    scout: Option<(Endpoint, Duration)>,
+}
+
+struct Connection {
+    opened: Opened,
+    dialogue: Dialogue,
+    heartbeat: Heartbeat,
+    /// Not before this the first beat; `None` once it was sent.
+    first_beat: Option<Instant>,
+    /// When a proof that does not come has failed.
+    prove_by: Instant,
+    /// When to look at what keepalive found, on connections without beats.
+    look_at: Instant,
+    age_share: f64,
+    /// Not before this another try to renew.
+    renew_after: Option<Instant>,
+    offered: bool,
+    misses: u32,
+}
+
+enum Happened {
+    Woken,
+    Settings,
+    Dialled(Result<Opened, DialError>),
+    Heard(Heard),
+    Ended(Option<io::Error>),
+    Due,
+    Orphaned,
+}
+
+impl LinkTask {
+    pub fn new(pool: &Arc<Pool>, place: &Arc<Place>, failed: u32, scout: Option<Endpoint>) -> Self {
+        let settings = pool.settings.subscribe();
+        let now = Instant::now();
+        let known = settings.borrow().clone();
+        let (retry, balance) = (known.retry.clone(), known.balance);
+        let seed = fastrand::u64(..);
+        let standing = super::endpoints::standing_time(balance, &retry);
+        let machine = match failed {
+            0 => state::Link::new(retry, seed),
+            failed => state::Link::after_failures(retry, seed, failed, now),
+        };
+        Self {
+            pool: pool.clone(),
+            place: place.clone(),
+            status: pool.status.add_link(place.id),
+            settings,
+            known,
+            machine,
+            random: fastrand::Rng::with_seed(seed),
+            connection: None,
+            dialling: None,
+            renewing: None,
+            lost: false,
+            trusting: false,
+            refill: None,
+            scout: scout.map(|endpoint| (endpoint, standing)),
+        }
+    }
+
+    /// Runs until stopped.
+    pub async fn run(mut self) -> Ended {
+        if matches!(self.machine.state(), State::Connecting { .. }) {
+            self.start_dial();
+        }
+        self.publish();
+        loop {
+            let deadline = self.next_deadline();
+            let happened = tokio::select! {
+                biased;
+                () = self.place.wake.notified() => Happened::Woken,
+                changed = self.settings.changed() => if changed.is_ok() { Happened::Settings } else { Happened::Orphaned },
+                dialled = finished(&mut self.dialling) => Happened::Dialled(dialled),
+                heard = listen(&mut self.connection) => heard,
+                () = sleep_until_or_never(deadline) => Happened::Due,
+            };
+            let now = Instant::now();
+            match happened {
+                Happened::Woken => self.woken(now),
+                Happened::Settings => self.retuned(now),
+                Happened::Dialled(Ok(opened)) => self.opened(now, opened),
+                Happened::Dialled(Err(error)) => self.dial_failed(now, &error),
+                Happened::Heard(heard) => self.heard(now, heard),
+                Happened::Ended(error) => self.ended(now, error),
+                Happened::Due => self.due(now),
+                Happened::Orphaned => self.handle(now, Input::Stop),
+            }
+            if self.machine.state() == State::Closed {
+                return self.leave(Ended::Stopped);
+            }
+            if self.scout.is_some() && self.scout_is_content(now) {
+                return self.leave(Ended::Returned);
+            }
+        }
+    }
+
+    // ---- what happened ----
+
+    fn woken(&mut self, now: Instant) {
+        let orders = self.place.take_orders();
+        if orders & order::STOP != 0 {
+            self.handle(now, Input::Stop);
+        }
+        if orders & order::RETRY != 0 {
+            self.handle(now, Input::Retry);
+        }
+        if orders & order::MOVE != 0 {
+            let outdone = |c: &Connection| self.pool.endpoints().is_outdone(&c.opened.endpoint);
+            if self.connection.as_ref().is_some_and(outdone) {
+                self.renew(LossReason::Aged);
+            }
+        }
+        if let Some(client) = self.place.take_given() {
+            if let Some(connection) = &mut self.connection {
+                connection.offered = false;
+            }
+            self.hand_out(now, client);
+        }
+    }
+
+    fn retuned(&mut self, now: Instant) {
+        let new = self.settings.borrow_and_update().clone();
+        let old = std::mem::replace(&mut self.known, new.clone());
+        self.machine.retune(new.retry.clone());
+        if let Some(connection) = &mut self.connection {
+            connection.heartbeat.retune(&new.heartbeat);
+            connection.look_at = connection.look_at.min(now + new.heartbeat.interval);
+            connection.dialogue.retune(&new.heartbeat.beat);
+        }
+        let removed = |c: &Connection| !self.pool.endpoints().contains(&c.opened.endpoint);
+        if self.connection.as_ref().is_some_and(removed) {
+            self.give_up(now, LossReason::Reload);
+        }
+        // The dial may succeed now, and a link that had failed gets another chance by any edit.
+        let cured = old.retry != new.retry || old.endpoints != new.endpoints || old.tls != new.tls;
+        if cured || self.machine.state() == State::Failed {
+            self.handle(now, Input::Retry);
+        }
+        self.publish();
+    }
+
+    fn opened(&mut self, now: Instant, opened: Opened) {
+        if self.scout.is_none() && !self.pool.endpoints().contains(&opened.endpoint) {
+            // Removed by an edit while it was dialled.
+            tokio::spawn(close_in_order(opened.stream));
+            return self.start_dial();
+        }
+        let settings = self.settings.borrow().clone();
+        let mut heartbeat = Heartbeat::new(&settings.heartbeat, now, &mut self.random);
+        heartbeat.heard(now);
+        let quiet = GREETING.max(opened.rtt * 2);
+        let prove_by = now + quiet + settings.heartbeat.timeout;
+        let listen_first = self.pool.speaks_first() || settings.heartbeat.beat == config::Beat::Smtp;
+        let new = Connection {
+            dialogue: Dialogue::new(settings.heartbeat.beat.clone()),
+            heartbeat,
+            first_beat: Some(if listen_first { prove_by } else { now + quiet }),
+            prove_by: if listen_first { prove_by + settings.heartbeat.timeout } else { prove_by },
+            look_at: now + settings.heartbeat.interval,
+            age_share: 1.0 - AGE_SPREAD * self.random.f64(),
+            renew_after: None,
+            offered: false,
+            misses: 0,
+            opened,
+        };
+        if let Some(old) = self.connection.take() {
+            let reason = self.renewing.take().unwrap_or(LossReason::Aged);
+            match self.take_back(old) {
+                // The old one was given away at the last moment: it goes to its client, the new one takes its place.
+                Err((old, client)) => {
+                    self.observe_lifetime(now, &old);
+                    self.pool.carry(client, old.opened, { old.dialogue }.take_banner());
+                }
+                Ok(old) => {
+                    self.observe_lifetime(now, &old);
+                    self.pool.status.metrics.lose(reason);
+                    tokio::spawn(close_in_order(old.opened.stream));
+                }
+            }
+            self.connection = Some(Connection { first_beat: None, ..new });
+            self.handle(now, Input::Renewed);
+            return self.came_up(now);
+        }
+        self.renewing = None;
+        self.connection = Some(new);
+        if self.trusting {
+            if let Some(connection) = &mut self.connection {
+                connection.first_beat = None;
+            }
+            self.handle(now, Input::Opened { proven: true });
+            self.came_up(now);
+        } else {
+            self.handle(now, Input::Opened { proven: false });
+        }
+    }
+
+    fn dial_failed(&mut self, now: Instant, error: &DialError) {
+        if self.renewing.take().is_some() {
+            // The old connection serves on.
+            if let Some(connection) = &mut self.connection {
+                connection.renew_after = Some(now + RENEW_AGAIN);
+                return;
+            }
+        }
+        self.refill = None;
+        self.trusting = false;
+        self.tell_of_failure(&error.to_string());
+        self.handle(now, Input::DialFailed);
+    }
+
+    fn heard(&mut self, now: Instant, heard: Heard) {
+        self.pool.status.metrics.last_received.set(crate::metrics::unix_now());
+        let Some(connection) = &mut self.connection else { return };
+        match heard {
+            Heard::Part => {}
+            Heard::Banner => {
+                connection.heartbeat.heard(now);
+                if matches!(self.machine.state(), State::Proving { .. }) && !connection.dialogue.must_hear_first() {
+                    self.pool.learn_that_it_speaks_first();
+                    connection.first_beat = connection.first_beat.map(|at| at.min(now + GREETING));
+                }
+            }
+            Heard::Answered => {
+                // With older answers still due the round trip of the newest beat is not known.
+                let trip = if connection.dialogue.owed() == 0 {
+                    connection.heartbeat.answered(now)
+                } else {
+                    connection.heartbeat.heard(now);
+                    None
+                };
+                connection.misses = 0;
+                if let Some(trip) = trip {
+                    self.pool.status.metrics.rtt.observe(trip.as_secs_f64());
+                    connection.opened.rtt = trip;
+                }
+                let proving = matches!(self.machine.state(), State::Proving { .. });
+                self.handle(now, Input::Answered);
+                if proving {
+                    return self.came_up(now);
+                }
+                self.offer(now);
+            }
+            Heard::NotNow(what) => {
+                if matches!(self.machine.state(), State::Proving { .. }) {
+                    return self.proof_failed(now, DialOutcome::Refused, &format!("the service is not ready: {what}"));
+                }
+                let verdict = connection.heartbeat.unfit(now);
+                self.judged(now, verdict, "the service asked to be left alone");
+            }
+            Heard::Wrong(what) => {
+                self.pool.status.metrics.beats_missed.inc();
+                if matches!(self.machine.state(), State::Proving { .. }) {
+                    // Perhaps a greeting; the next connection listens first.
+                    self.pool.learn_that_it_speaks_first();
+                    return self.proof_failed(now, DialOutcome::Refused, &format!("wrong answer to the heartbeat: {what}"));
+                }
+                self.lose(now, LossReason::Protocol, &format!("wrong answer to the heartbeat: {what}"));
+            }
+        }
+    }
+
+    /// The connection ended, by the server or by an error.
+    fn ended(&mut self, now: Instant, error: Option<io::Error>) {
+        if matches!(self.machine.state(), State::Proving { .. }) {
+            let what = error.map_or("ended before it was proven".to_owned(), |e| format!("ended before it was proven: {e}"));
+            return self.proof_failed(now, DialOutcome::Refused, &what);
+        }
+        match error {
+            None => {
+                let age = self.connection.as_ref().map_or(Duration::ZERO, |c| now.saturating_duration_since(c.opened.at));
+                if age >= TOO_SHORT {
+                    // The server's own timer, most likely: renewal, and not down until a dial fails.
+                    self.refill = Some(self.pool.stay_alive());
+                    self.pool.ages().ended(age, now);
+                }
+                self.lose(now, LossReason::Closed, "the server ended the connection");
+            }
+            Some(error) => {
+                let reason = match error.kind() {
+                    io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => LossReason::Reset,
+                    // Only keepalive ends an idle connection like this.
+                    io::ErrorKind::TimedOut => LossReason::Heartbeat,
+                    io::ErrorKind::UnexpectedEof => LossReason::Closed,
+                    _ => LossReason::Error,
+                };
+                self.lose(now, reason, &error.to_string());
+            }
+        }
+    }
+
+    fn due(&mut self, now: Instant) {
+        self.handle(now, Input::Tick);
+        let proving = matches!(self.machine.state(), State::Proving { .. });
+        if proving {
+            return self.prove(now);
+        }
+        if !self.is_up() {
+            return;
+        }
+        if self.renewal_due().is_some_and(|at| at <= now) {
+            self.renew(LossReason::Aged);
+        }
+        let Some(connection) = &mut self.connection else { return };
+        if !connection.dialogue.speaks() {
+            return self.look(now);
+        }
+        if connection.heartbeat.next_deadline() > now {
+            return;
+        }
+        // From here on a beat is or will be out, so no client may be given this connection.
+        if let Some(client) = self.withdraw() {
+            return self.hand_out(now, client);
+        }
+        let Some(connection) = &mut self.connection else { return };
+        let stream = &connection.opened.stream;
+        let verdict = connection.heartbeat.tick(now, || {
+            stream.tcp_info().ok().map(|info| Delivery {
+                all_acknowledged: info.unacked == 0 && info.notsent_bytes == 0,
+                acknowledged: info.bytes_acked,
+                last_acknowledged: info.last_ack_received,
+            })
+        });
+        if verdict == Verdict::Beat {
+            return self.beat(now);
+        }
+        self.judged(now, verdict, "heartbeats went unanswered");
+        if verdict == Verdict::Missed {
+            self.beat(now);
+        }
+    }
+
+    // ---- proving and beating ----
+
+    fn prove(&mut self, now: Instant) {
+        let Some(connection) = &mut self.connection else { return };
+        if connection.first_beat.is_some_and(|at| at <= now) {
+            if !connection.dialogue.speaks() {
+                connection.first_beat = None;
+                self.handle(now, Input::Answered);
+                return self.came_up(now);
+            }
+            if !connection.dialogue.must_hear_first() {
+                connection.first_beat = None;
+                connection.prove_by = now + self.settings.borrow().heartbeat.timeout;
+                return self.beat(now);
+            }
+        }
+        if connection.prove_by <= now {
+            self.proof_failed(now, DialOutcome::Timeout, "connected, but the first heartbeat was not answered");
+        }
+    }
+
+    fn beat(&mut self, now: Instant) {
+        let Some(connection) = &mut self.connection else { return };
+        connection.dialogue.retune(&self.settings.borrow().heartbeat.beat);
+        let bytes = connection.dialogue.beat();
+        let sent = write_now(&mut connection.opened.stream, bytes);
+        connection.heartbeat.sent(now);
+        self.pool.status.metrics.beats_sent.inc();
+        if let Err(error) = sent {
+            self.ended(now, Some(error));
+        }
+    }
+
+    /// What keepalive has found on a connection without beats.
+    fn look(&mut self, now: Instant) {
+        let settings = self.settings.borrow().heartbeat.clone();
+        let Some(connection) = &mut self.connection else { return };
+        if connection.look_at > now {
+            return;
+        }
+        let probes = connection.opened.stream.tcp_info().map_or(0, |info| u32::from(info.probes));
+        connection.misses = probes;
+        connection.look_at = now + if probes > 0 { settings.timeout } else { settings.interval };
+        self.handle(now, if probes > 0 { Input::Missed } else { Input::Answered });
+    }
+
+    fn judged(&mut self, now: Instant, verdict: Verdict, what: &str) {
+        if matches!(verdict, Verdict::Missed | Verdict::Dead) {
+            self.pool.status.metrics.beats_missed.inc();
+            if let Some(connection) = &mut self.connection {
+                connection.misses = connection.heartbeat.missed();
+            }
+        }
+        match verdict {
+            Verdict::Dead => self.lose(now, LossReason::Heartbeat, what),
+            Verdict::Missed => self.handle(now, Input::Missed),
+            Verdict::Quiet | Verdict::Beat => {}
+        }
+    }
+
+    // ---- coming and going ----
+
+    fn came_up(&mut self, now: Instant) {
+        let Some(connection) = &self.connection else { return };
+        self.pool.proven(&connection.opened.endpoint);
+        self.refill = None;
+        if !self.trusting {
+            self.record("up", None, connection.opened.address.map_or(String::new(), |a| format!("connected to {a}")));
+            tracing::info!(
+                upstream = self.pool.name,
+                link = self.place.id,
+                endpoint = connection.opened.endpoint.name,
+                address = ?connection.opened.address,
+                "link up"
+            );
+            self.pool.status.metrics.changed();
+        }
+        if std::mem::take(&mut self.lost) {
+            self.pool.status.metrics.reconnects.inc();
+        }
+        self.trusting = true;
+        self.publish();
+        self.offer(now);
+    }
+
+    fn offer(&mut self, now: Instant) {
+        if self.scout.is_some() || !matches!(self.machine.state(), State::Up { .. }) {
+            return;
+        }
+        let Some(connection) = &mut self.connection else { return };
+        if connection.offered || connection.dialogue.owed() > 0 {
+            return;
+        }
+        if connection.dialogue.is_spent() {
+            return self.renew(LossReason::Aged);
+        }
+        match self.pool.offer(&self.place) {
+            Some(client) => self.hand_out(now, client),
+            None => connection.offered = true,
+        }
+    }
+
+    fn withdraw(&mut self) -> Option<Client> {
+        let connection = self.connection.as_mut()?;
+        if !std::mem::take(&mut connection.offered) {
+            return None;
+        }
+        self.pool.withdraw(&self.place)
+    }
+
+    /// Gives the connection to a client, unless it ended this very moment.
+    fn hand_out(&mut self, now: Instant, client: Client) {
+        let state = self.machine.state();
+        let Some(mut connection) = self.connection.take_if(|c| c.dialogue.owed() == 0) else {
+            return self.pool.come_again(client);
+        };
+        if !matches!(state, State::Up { .. } | State::Suspect { .. }) {
+            self.connection = Some(connection);
+            return self.pool.come_again(client);
+        }
+        match poll_once(|cx| poll_listen(cx, &mut connection)) {
+            Some(Happened::Ended(error)) => {
+                self.connection = Some(connection);
+                self.pool.come_again(client);
+                return self.ended(now, error);
+            }
+            Some(Happened::Heard(Heard::Wrong(why))) => {
+                self.connection = Some(connection);
+                self.pool.come_again(client);
+                return self.lose(now, LossReason::Protocol, &why);
+            }
+            _ => {}
+        }
+        self.observe_lifetime(now, &connection);
+        self.refill = Some(self.pool.stay_alive());
+        let banner = connection.dialogue.take_banner();
+        self.pool.carry(client, connection.opened, banner);
+        self.trusting = true;
+        // A renewal under way becomes the refill.
+        let dialling = self.renewing.take().is_some() && self.dialling.is_some();
+        match self.machine.handle(now, Input::HandedOut) {
+            Some(Action::Dial) if !dialling => self.start_dial(),
+            _ => {}
+        }
+        self.publish();
+    }
+
+    /// The connection is gone, or is given up: counted, told, and dialled again when the backoff says so.
+    fn lose(&mut self, now: Instant, reason: LossReason, what: &str) {
+        if let Some(client) = self.withdraw() {
+            self.pool.come_again(client);
+        }
+        if let Some(connection) = &self.connection {
+            let metrics = &self.pool.status.metrics;
+            metrics.lose(reason);
+            metrics.changed();
+            self.pool.with_endpoint_metrics(&connection.opened.endpoint, |metrics| metrics.losses.inc());
+            let lived = now.saturating_duration_since(connection.opened.at);
+            metrics.lifetime.observe(lived.as_secs_f64());
+            if reason == LossReason::Heartbeat {
+                connection.opened.stream.reset_on_close();
+            }
+            use crate::metrics::Label;
+            tracing::warn!(
+                upstream = self.pool.name,
+                link = self.place.id,
+                endpoint = connection.opened.endpoint.name,
+                reason = reason.name(),
+                ?lived,
+                "link lost: {what}"
+            );
+            self.record("lost", Some(reason), what.to_owned());
+        }
+        self.pool.lost(what.to_owned());
+        self.status.update(|view| view.last_error = Some(what.to_owned()));
+        self.lost = true;
+        self.trusting = false;
+        self.renewing = None;
+        self.handle(now, Input::Lost);
+    }
+
+    /// The connection goes on purpose, and the next one is dialled at once.
+    fn give_up(&mut self, now: Instant, reason: LossReason) {
+        if let Some(client) = self.withdraw() {
+            return self.hand_out(now, client);
+        }
+        let Some(old) = self.connection.take() else { return };
+        self.observe_lifetime(now, &old);
+        self.pool.status.metrics.lose(reason);
+        self.refill = Some(self.pool.stay_alive());
+        tokio::spawn(close_in_order(old.opened.stream));
+        if let Some(Action::Dial) = self.machine.handle(now, Input::HandedOut) {
+            self.start_dial();
+        }
+        if matches!(self.machine.state(), State::Connecting { .. }) {
+            self.trusting = false;
+        }
+    }
+
+    /// Dials the next connection while this one serves on.
+    fn renew(&mut self, reason: LossReason) {
+        if self.renewing.is_none() && self.dialling.is_none() {
+            self.renewing = Some(reason);
+            self.start_dial();
+        }
+    }
+
+    fn proof_failed(&mut self, now: Instant, outcome: DialOutcome, what: &str) {
+        if let Some(connection) = &self.connection {
+            self.pool.status.metrics.dial(outcome);
+            let endpoint = connection.opened.endpoint.clone();
+            self.pool.trouble(&endpoint, format!("{}: {what}", endpoint.name));
+        }
+        self.refill = None;
+        self.tell_of_failure(what);
+        self.handle(now, Input::DialFailed);
+    }
+
+    fn tell_of_failure(&mut self, what: &str) {
+        let attempt = match self.machine.state() {
+            State::Connecting { attempt } | State::Proving { attempt } => attempt,
+            _ => 1,
+        };
+        self.status.update(|view| view.last_error = Some(what.to_owned()));
+        // The first failure and then ever fewer: a long outage must not fill the log.
+        if attempt.is_power_of_two() {
+            self.record("dial_failed", None, what.to_owned());
+            tracing::warn!(upstream = self.pool.name, link = self.place.id, attempt, "dial failed: {what}");
+        } else {
+            tracing::debug!(upstream = self.pool.name, link = self.place.id, attempt, "dial failed: {what}");
+        }
+    }
+
+    fn scout_is_content(&self, now: Instant) -> bool {
+        match (self.machine.state(), &self.scout) {
+            (State::Up { since, .. }, Some((_, standing))) => now.saturating_duration_since(since) >= *standing,
+            // Every failed try of a scout is one of the endpoint's: the keeper sends the next.
+            (State::Waiting { .. } | State::Failed, Some(_)) => true,
+            _ => false,
+        }
+    }
+
+    fn leave(mut self, ended: Ended) -> Ended {
+        if let Some(client) = self.withdraw() {
+            self.pool.come_again(client);
+        }
+        if let Some((endpoint, _)) = &self.scout {
+            if ended == Ended::Returned && self.is_up() {
+                self.pool.endpoints().recovered(endpoint);
+                tracing::info!(upstream = self.pool.name, endpoint = endpoint.name, "endpoint is well again");
+                self.record("recovered", None, endpoint.name.clone());
+            }
+        }
+        if let Some(old) = self.connection.take() {
+            let reason = if self.scout.is_some() { LossReason::Aged } else { LossReason::Reload };
+            self.pool.status.metrics.lose(reason);
+            tokio::spawn(close_in_order(old.opened.stream));
+        }
+        self.pool.status.remove_link(self.place.id);
+        ended
+    }
+
+    // ---- small things ----
+
+    fn is_up(&self) -> bool {
+        matches!(self.machine.state(), State::Up { .. } | State::Suspect { .. })
+    }
+
+    /// Feeds the machine and does what it says.
+    fn handle(&mut self, now: Instant, input: Input) {
+        let before = self.machine.state();
+        let action = self.machine.handle(now, input);
+        match action {
+            Some(Action::Dial) => self.start_dial(),
+            Some(Action::Close) if input != Input::Stop => {
+                self.connection = None;
+                self.dialling = None;
+            }
+            Some(Action::Close) | None => {}
+        }
+        let after = self.machine.state();
+        if before != after {
+            match (before, after) {
+                (State::Up { .. }, State::Suspect { .. }) => {
+                    self.record("suspect", None, "a heartbeat went unanswered".to_owned());
+                    tracing::info!(upstream = self.pool.name, link = self.place.id, "link suspect: a heartbeat went unanswered");
+                }
+                (_, State::Failed) => {
+                    self.record("failed", None, "the attempts are used up".to_owned());
+                    tracing::error!(
+                        upstream = self.pool.name,
+                        link = self.place.id,
+                        "link failed: its attempts are used up; `everlink retry {}` or a reload dials again",
+                        self.pool.name
+                    );
+                }
+                _ => {}
+            }
+            self.publish();
+        }
+    }
+
+    fn start_dial(&mut self) {
+        let only = self.scout.as_ref().map(|(endpoint, _)| endpoint.clone());
+        self.dialling = Some(Box::pin(self.pool.clone().dial(only)));
+    }
+
+    fn renewal_due(&self) -> Option<Instant> {
+        let connection = self.connection.as_ref()?;
+        if self.renewing.is_some() {
+            return None;
+        }
+        let set = self.settings.borrow().pool.max_age;
+        let age = match (set, self.pool.status.learned_max_age()) {
+            (Some(set), Some(learned)) => set.min(learned),
+            (Some(age), None) | (None, Some(age)) => age,
+            (None, None) => return None,
+        };
+        let due = connection.opened.at + age.mul_f64(connection.age_share);
+        Some(connection.renew_after.map_or(due, |after| due.max(after)))
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        if let Some(at) = self.machine.next_deadline() {
+            return Some(at);
+        }
+        let connection = self.connection.as_ref()?;
+        if matches!(self.machine.state(), State::Proving { .. }) {
+            let first = connection.first_beat.filter(|_| !connection.dialogue.must_hear_first());
+            return Some(first.map_or(connection.prove_by, |at| at.min(connection.prove_by)));
+        }
+        let beat = if connection.dialogue.speaks() { connection.heartbeat.next_deadline() } else { connection.look_at };
+        let stand = match (self.machine.state(), &self.scout) {
+            (State::Up { since, .. }, Some((_, standing))) => Some(since + *standing),
+            _ => None,
+        };
+        [Some(beat), self.renewal_due(), stand].into_iter().flatten().min()
+    }
+
+    /// Withdraws `old` from the pool; `Err` if a client had just been given it.
+    fn take_back(&mut self, mut old: Connection) -> Result<Connection, (Connection, Client)> {
+        if !std::mem::take(&mut old.offered) {
+            return Ok(old);
+        }
+        match self.pool.withdraw(&self.place) {
+            Some(client) => Err((old, client)),
+            None => Ok(old),
+        }
+    }
+
+    fn observe_lifetime(&self, now: Instant, connection: &Connection) {
+        let lived = now.saturating_duration_since(connection.opened.at);
+        self.pool.status.metrics.lifetime.observe(lived.as_secs_f64());
+    }
+
+    fn record(&self, kind: &'static str, reason: Option<LossReason>, text: String) {
+        let endpoint = self.connection.as_ref().map(|c| c.opened.endpoint.name.clone());
+        let link = Some(self.place.id);
+        self.pool.status.record(Event { at: SystemTime::now(), kind, link, endpoint, reason, text });
+    }
+
+    fn publish(&self) {
+        let state = self.machine.state();
+        let now = Instant::now();
+        let (shown, attempt, wait) = match state {
+            State::Connecting { attempt } | State::Proving { attempt } => (LinkState::Connecting, attempt, None),
+            State::Up { attempt, .. } => (LinkState::Up, attempt, None),
+            State::Suspect { attempt, .. } => (LinkState::Suspect, attempt, None),
+            State::Waiting { attempt, retry_at } => {
+                (LinkState::Waiting, attempt, Some(retry_at.saturating_duration_since(now)))
+            }
+            State::Failed => (LinkState::Failed, 0, None),
+            State::Closed => (LinkState::Draining, 0, None),
+        };
+        self.pool.status.metrics.retry_delay.set(wait.map_or(0.0, |wait| wait.as_secs_f64()));
+        self.status.update(|view| {
+            view.state = shown;
+            view.attempt = attempt;
+            view.retry_at = wait.map(|wait| SystemTime::now() + wait);
+            view.misses = self.connection.as_ref().map_or(0, |c| c.misses);
+            if let Some(connection) = &self.connection {
+                view.endpoint = Some(connection.opened.endpoint.name.clone());
+                view.address = connection.opened.address.map(|address| address.to_string());
+                view.rtt = Some(connection.opened.rtt);
+            }
+        });
+    }
+}
+
+async fn finished(dialling: &mut Option<Dial>) -> Result<Opened, DialError> {
+    match dialling {
+        None => std::future::pending().await,
+        Some(dial) => {
+            let result = dial.await;
+            *dialling = None;
+            result
+        }
+    }
+}
+
+/// Hears the server, or its end.
+async fn listen(connection: &mut Option<Connection>) -> Happened {
+    match connection {
+        None => std::future::pending().await,
+        Some(connection) => std::future::poll_fn(|cx| poll_listen(cx, connection)).await,
+    }
+}
+
+fn poll_listen(cx: &mut Context<'_>, connection: &mut Connection) -> Poll<Happened> {
+    let mut buffer = [0; 4096];
+    let room = if connection.dialogue.owed() > 0 { buffer.len() } else { connection.dialogue.banner_room() };
+    // A server that talks on and on to nobody waits in its own send buffer.
+    if room == 0 {
+        return Poll::Pending;
+    }
+    let mut buffer = ReadBuf::new(&mut buffer[..room.min(4096)]);
+    match Pin::new(&mut connection.opened.stream).poll_read(cx, &mut buffer) {
+        Poll::Pending => Poll::Pending,
+        Poll::Ready(Err(error)) => Poll::Ready(Happened::Ended(Some(error))),
+        Poll::Ready(Ok(())) if buffer.filled().is_empty() => Poll::Ready(Happened::Ended(None)),
+        Poll::Ready(Ok(())) => Poll::Ready(Happened::Heard(connection.dialogue.received(buffer.filled()))),
+    }
+}
+
+fn poll_once<T>(poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Option<T> {
+    match poll(&mut Context::from_waker(std::task::Waker::noop())) {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}
+
+/// Writes a beat at once. A connection whose send buffer has no room for it has not moved for many beats.
+fn write_now(stream: &mut crate::net::stream::Stream, bytes: &[u8]) -> io::Result<()> {
+    let written = poll_once(|cx| Pin::new(&mut *stream).poll_write(cx, bytes));
+    match written {
+        Some(Ok(count)) if count == bytes.len() => {
+            // TLS keeps a record back that the socket refuses; the next write would find out.
+            match poll_once(|cx| Pin::new(&mut *stream).poll_flush(cx)) {
+                Some(Err(error)) => Err(error),
+                _ => Ok(()),
+            }
+        }
+        Some(Err(error)) => Err(error),
+        Some(Ok(_)) | None => Err(io::ErrorKind::TimedOut.into()),
+    }
+}

@@ -1,0 +1,607 @@
+//! The warm links of one upstream, and the clients who come for them.
+//!
+//! A link offers itself here whenever it could be handed out; a client takes the first one offered, or waits. While
+//! more clients wait than dials are under way, and the upstream was answering at the last dial, extra connections are
+//! dialled for them, so that a burst larger than the pool pays one round trip and not many.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+
+use super::age::Ages;
+use super::carry::Carry;
+use super::client::{self, Client, Place as ClientPlace, Socket};
+use super::endpoints::Endpoints;
+use super::in_use::InUse;
+use super::carry_lines;
+use crate::config::{self, Endpoint, InUse as InUseMode};
+use crate::link::dial::{self, DialError, DialOptions};
+use crate::link::resolve::Resolver;
+use crate::metrics::{CloseReason, DialOutcome, EndpointMetrics, Label, RefuseReason, UpstreamMetrics};
+use crate::net::descriptors::{Descriptors, Held};
+use crate::net::stream::Stream;
+use crate::net::tls::ClientTls;
+use crate::status::{Status, UpstreamStatus};
+
+/// Orders to a link, as bits.
+pub mod order {
+    pub const STOP: u8 = 1;
+    /// Cut the wait short.
+    pub const RETRY: u8 = 2;
+    /// A better endpoint is well again: move there.
+    pub const MOVE: u8 = 4;
+}
+
+/// One upstream's links and clients, shared by its listeners, its links and its keeper.
+pub struct Pool {
+    pub name: String,
+    pub process: Arc<Status>,
+    pub status: Arc<UpstreamStatus>,
+    pub settings: watch::Sender<Arc<config::Upstream>>,
+    pub in_use: Arc<InUse>,
+    pub tls: ArcSwapOption<ClientTls>,
+    /// Tells the keeper to cut every wait short.
+    pub retry: Notify,
+    /// Wakes the keeper: something is to be timed.
+    pub keeper: Notify,
+    endpoints: Mutex<Endpoints>,
+    ages: Mutex<Ages>,
+    queue: Mutex<Queue>,
+    resolver: Resolver,
+    workers: Vec<Handle>,
+    turn: AtomicUsize,
+    /// Links that live: warm, in use, or being refilled. A lock, so that "the last went" and "the first came" are told
+    /// in the order in which they happened.
+    alive: Mutex<usize>,
+    endpoint_metrics: ArcSwap<Vec<(String, EndpointMetrics)>>,
+    /// Clients accepted and not yet gone.
+    clients: AtomicUsize,
+    /// The last dial succeeded.
+    answering: AtomicBool,
+    /// This server speaks before it is spoken to.
+    speaks_first: AtomicBool,
+    next_link: AtomicU64,
+    /// Why a link was last lost, for the record of the outage.
+    last_trouble: ArcSwap<String>,
+}
+
+#[derive(Default)]
+struct Queue {
+    ready: VecDeque<Arc<Place>>,
+    waiting: VecDeque<Client>,
+    /// Dials under way.
+    dialling: usize,
+    closed: bool,
+}
+
+/// Where one link can be reached.
+pub struct Place {
+    pub id: u64,
+    pub worker: usize,
+    pub wake: Notify,
+    given: Mutex<Option<Client>>,
+    orders: AtomicU8,
+}
+
+/// A connection made, and what it occupies.
+pub struct Opened {
+    pub stream: Stream,
+    pub endpoint: Endpoint,
+    pub address: Option<SocketAddr>,
+    pub rtt: Duration,
+    pub at: Instant,
+    pub tie: Tie,
+}
+
+/// Counts a connection at its endpoint and among the live ones; a descriptor, too.
+pub struct Tie {
+    pub alive: Alive,
+    endpoint: Endpoint,
+    _descriptor: Held,
+}
+
+/// Keeps the upstream up while it exists.
+pub struct Alive(Arc<Pool>);
+
+/// A dial under way.
+struct Dialling<'a>(&'a Pool);
+
+impl Pool {
+    pub fn new(
+        settings: &Arc<config::Upstream>,
+        process: &Arc<Status>,
+        resolver: &Resolver,
+        workers: &[Handle],
+        tls: Option<Arc<ClientTls>>,
+    ) -> Arc<Self> {
+        let seed = fastrand::u64(..);
+        Arc::new(Self {
+            name: settings.name.clone(),
+            process: process.clone(),
+            status: process.add_upstream(settings),
+            settings: watch::Sender::new(settings.clone()),
+            in_use: Arc::default(),
+            tls: ArcSwapOption::from(tls),
+            retry: Notify::new(),
+            keeper: Notify::new(),
+            endpoints: Mutex::new(Endpoints::new(&settings.endpoints, settings.balance, seed)),
+            ages: Mutex::default(),
+            queue: Mutex::default(),
+            resolver: resolver.clone(),
+            workers: workers.to_vec(),
+            turn: AtomicUsize::new(fastrand::usize(..workers.len().max(1))),
+            alive: Mutex::new(0),
+            endpoint_metrics: ArcSwap::from_pointee(endpoint_metrics(process, settings)),
+            clients: AtomicUsize::new(0),
+            answering: AtomicBool::new(false),
+            speaks_first: AtomicBool::new(false),
+            next_link: AtomicU64::new(1),
+            last_trouble: ArcSwap::from_pointee("not connected yet".to_owned()),
+        })
+    }
+
+    pub fn current(&self) -> Arc<config::Upstream> {
+        self.settings.borrow().clone()
+    }
+
+    pub fn endpoints(&self) -> MutexGuard<'_, Endpoints> {
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn ages(&self) -> MutexGuard<'_, Ages> {
+        self.ages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next runtime in turn, and its number.
+    pub fn worker(&self) -> (usize, &Handle) {
+        let index = self.turn.fetch_add(1, Ordering::Relaxed) % self.workers.len();
+        (index, &self.workers[index])
+    }
+
+    pub fn new_place(&self, worker: usize) -> Arc<Place> {
+        Arc::new(Place {
+            id: self.next_link.fetch_add(1, Ordering::Relaxed),
+            worker,
+            wake: Notify::new(),
+            given: Mutex::new(None),
+            orders: AtomicU8::new(0),
+        })
+    }
+
+    // ---- clients ----
+
+    /// A client was accepted on `worker`: hands it to a link, lets it wait, or refuses it.
+    pub fn arrive(self: &Arc<Self>, socket: Socket, worker: usize) {
+        let metrics = &self.status.metrics;
+        metrics.connections_total.inc();
+        let limits = &self.current().limits;
+        let clients = self.clients.fetch_add(1, Ordering::AcqRel);
+        let descriptors = Descriptors::shared().try_take(2);
+        let Some(descriptors) = descriptors.filter(|_| clients < limits.connections) else {
+            self.left();
+            metrics.refuse(RefuseReason::Limit);
+            tracing::debug!(upstream = self.name, clients, "client refused: at the limit");
+            return socket.refuse();
+        };
+        let place = ClientPlace { pool: self.clone(), _descriptors: descriptors };
+        self.queue_up(Client { socket, accepted: Instant::now(), place }, worker, false);
+    }
+
+    /// A client whose link turned out to be gone comes first again.
+    pub fn come_again(self: &Arc<Self>, client: Client) {
+        self.queue_up(client, 0, true);
+    }
+
+    fn queue_up(self: &Arc<Self>, client: Client, worker: usize, first: bool) {
+        let limits = &self.current().limits;
+        let mut queue = self.queue();
+        // A link on the same thread is handed over without waking another core.
+        let at = queue.ready.iter().take(8).position(|place| place.worker == worker).unwrap_or(0);
+        if let Some(place) = queue.ready.remove(at) {
+            place.give(client);
+            return;
+        }
+        let refused = if queue.closed || limits.wait.is_zero() {
+            Some(RefuseReason::LinkDown)
+        } else if queue.waiting.len() >= limits.waiting {
+            Some(RefuseReason::Limit)
+        } else {
+            None
+        };
+        if let Some(reason) = refused {
+            drop(queue);
+            self.status.metrics.refuse(reason);
+            return client.socket.refuse();
+        }
+        if first {
+            queue.waiting.push_front(client);
+        } else {
+            queue.waiting.push_back(client);
+        }
+        self.status.metrics.waiting.set(queue.waiting.len() as i64);
+        let dial_more = self.answering.load(Ordering::Relaxed) && queue.dialling < queue.waiting.len();
+        if dial_more {
+            queue.dialling += 1;
+        }
+        drop(queue);
+        self.keeper.notify_one();
+        if dial_more {
+            let pool = self.clone();
+            self.worker().1.spawn(async move { pool.dial_for_waiting().await });
+        }
+    }
+
+    /// One more connection than the pool keeps, for a client who waits.
+    async fn dial_for_waiting(self: Arc<Self>) {
+        let opened = {
+            let _counted = Dialling(&self);
+            self.open().await
+        };
+        match (opened, self.next_waiting()) {
+            (Ok(opened), Some(client)) => self.carry(client, opened, Vec::new()),
+            (Ok(opened), None) => client::close_in_order(opened.stream).await,
+            (Err(_), Some(client)) => self.put_back(client),
+            (Err(_), None) => {}
+        }
+    }
+
+    /// Waits on, without a dial of its own.
+    fn put_back(&self, client: Client) {
+        let mut queue = self.queue();
+        queue.waiting.push_front(client);
+        self.status.metrics.waiting.set(queue.waiting.len() as i64);
+    }
+
+    fn next_waiting(&self) -> Option<Client> {
+        let mut queue = self.queue();
+        let client = queue.waiting.pop_front();
+        self.status.metrics.waiting.set(queue.waiting.len() as i64);
+        client
+    }
+
+    /// Refuses the clients who have waited for `limits.wait`; says when the next one will have.
+    pub fn expire(&self, now: Instant) -> Option<Instant> {
+        let wait = self.current().limits.wait;
+        loop {
+            let mut queue = self.queue();
+            let front = queue.waiting.front()?.accepted + wait;
+            if front > now {
+                return Some(front);
+            }
+            let client = queue.waiting.pop_front();
+            self.status.metrics.waiting.set(queue.waiting.len() as i64);
+            drop(queue);
+            if let Some(client) = client {
+                self.status.metrics.refuse(RefuseReason::LinkDown);
+                tracing::debug!(upstream = self.name, waited = ?wait, "client refused: no link");
+                client.socket.refuse();
+            }
+        }
+    }
+
+    /// The upstream goes: nobody waits any more, nobody is let in.
+    pub fn close(&self) {
+        let waiting = {
+            let mut queue = self.queue();
+            queue.closed = true;
+            queue.ready.clear();
+            std::mem::take(&mut queue.waiting)
+        };
+        self.status.metrics.waiting.set(0);
+        for client in waiting {
+            self.status.metrics.refuse(RefuseReason::LinkDown);
+            client.socket.refuse();
+        }
+    }
+
+    /// Clients accepted and not yet gone.
+    pub fn clients(&self) -> usize {
+        self.clients.load(Ordering::Acquire)
+    }
+
+    /// A client is gone.
+    pub fn left(&self) {
+        self.clients.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    // ---- links ----
+
+    /// A link could be handed out now. Returns the client who waited longest, or remembers the link.
+    pub fn offer(&self, place: &Arc<Place>) -> Option<Client> {
+        let mut queue = self.queue();
+        if let Some(client) = queue.waiting.pop_front() {
+            self.status.metrics.waiting.set(queue.waiting.len() as i64);
+            return Some(client);
+        }
+        if !queue.closed {
+            queue.ready.push_back(place.clone());
+        }
+        None
+    }
+
+    /// A link can no longer be handed out. Returns the client it was given just before, if any.
+    pub fn withdraw(&self, place: &Place) -> Option<Client> {
+        let mut queue = self.queue();
+        if let Some(at) = queue.ready.iter().position(|ready| ready.id == place.id) {
+            queue.ready.remove(at);
+        }
+        place.take_given()
+    }
+
+    /// Whether the last dial found the upstream answering.
+    pub fn is_answering(&self) -> bool {
+        self.answering.load(Ordering::Relaxed)
+    }
+
+    pub fn speaks_first(&self) -> bool {
+        self.speaks_first.load(Ordering::Relaxed)
+    }
+
+    pub fn learn_that_it_speaks_first(&self) {
+        self.speaks_first.store(true, Ordering::Relaxed);
+    }
+
+    /// A dial, counted among those under way: for a link of the pool.
+    pub async fn dial(self: Arc<Self>, only: Option<Endpoint>) -> Result<Opened, DialError> {
+        self.queue().dialling += 1;
+        let _counted = Dialling(&self);
+        match only {
+            Some(endpoint) => self.open_at(endpoint).await,
+            None => self.open().await,
+        }
+    }
+
+    /// Tries the endpoints in order; the error is the last one's.
+    async fn open(self: &Arc<Self>) -> Result<Opened, DialError> {
+        let order = self.endpoints().order();
+        let mut last = None;
+        for endpoint in order {
+            match self.open_at(endpoint).await {
+                Ok(opened) => return Ok(opened),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or(DialError::NoEndpoint))
+    }
+
+    async fn open_at(self: &Arc<Self>, endpoint: Endpoint) -> Result<Opened, DialError> {
+        let settings = self.current();
+        let options = DialOptions::of(&settings, self.tls.load_full());
+        let descriptor = Descriptors::shared().take(1);
+        let metrics = &self.status.metrics;
+        match dial::dial(&endpoint, &options, &self.resolver).await {
+            Ok(dialled) => {
+                metrics.dial(DialOutcome::Ok);
+                metrics.dial_duration.observe(dialled.took.as_secs_f64());
+                self.answering.store(true, Ordering::Relaxed);
+                Ok(Opened {
+                    tie: self.tie(&endpoint, descriptor),
+                    endpoint,
+                    stream: dialled.stream,
+                    address: dialled.address,
+                    rtt: dialled.connect_rtt,
+                    at: Instant::now(),
+                })
+            }
+            Err(error) => {
+                metrics.dial(error.outcome());
+                self.trouble(&endpoint, error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    /// An endpoint could not be reached, or did not prove itself.
+    pub fn trouble(&self, endpoint: &Endpoint, what: String) {
+        self.answering.store(false, Ordering::Relaxed);
+        self.endpoints().failed(endpoint, &self.current().retry, Instant::now());
+        self.ages().dialled(false);
+        self.last_trouble.store(Arc::new(what));
+        self.keeper.notify_one();
+    }
+
+    /// Remembers why a link was lost.
+    pub fn lost(&self, why: String) {
+        self.last_trouble.store(Arc::new(why));
+    }
+
+    /// A connection proved itself at this endpoint.
+    pub fn proven(&self, endpoint: &Endpoint) {
+        self.answering.store(true, Ordering::Relaxed);
+        let now = Instant::now();
+        let learned = {
+            let mut ages = self.ages();
+            let before = ages.learned(now);
+            ages.dialled(true);
+            let after = ages.learned(now);
+            (before != after).then_some(after)
+        };
+        if let Some(age) = learned {
+            self.status.set_learned_max_age(age);
+            if let Some(age) = age {
+                tracing::info!(
+                    upstream = self.name,
+                    max_age = ?age,
+                    "the server cuts idle connections: warm links are renewed before that"
+                );
+            }
+        }
+        let mut endpoints = self.endpoints();
+        // With all of them failing there is no scout: whoever gets through clears the name.
+        if endpoints.next_scout().is_none() {
+            endpoints.recovered(endpoint);
+        }
+    }
+
+    fn tie(self: &Arc<Self>, endpoint: &Endpoint, descriptor: Held) -> Tie {
+        let mut endpoints = self.endpoints();
+        endpoints.connected(endpoint);
+        self.with_endpoint_metrics(endpoint, |metrics| metrics.up.set(1));
+        drop(endpoints);
+        Tie { alive: self.stay_alive(), endpoint: endpoint.clone(), _descriptor: descriptor }
+    }
+
+    /// The endpoint's series, if it is (still) in the configuration.
+    pub fn with_endpoint_metrics(&self, endpoint: &Endpoint, act: impl FnOnce(&EndpointMetrics)) {
+        if let Some((_, metrics)) = self.endpoint_metrics.load().iter().find(|(name, _)| *name == endpoint.name) {
+            act(metrics);
+        }
+    }
+
+    /// Takes new settings; what depends on them follows by itself. Series of endpoints that went, go.
+    pub fn apply(&self, settings: &Arc<config::Upstream>) {
+        let old = self.current();
+        {
+            let mut endpoints = self.endpoints();
+            endpoints.replace(&settings.endpoints, settings.balance);
+            self.endpoint_metrics.store(Arc::new(endpoint_metrics(&self.process, settings)));
+            for gone in old.endpoints.iter().filter(|old| !settings.endpoints.iter().any(|new| new.name == old.name)) {
+                self.process.metrics.remove_endpoint(&self.name, &gone.name);
+            }
+            if old.retry != settings.retry || old.endpoints != settings.endpoints || old.tls != settings.tls {
+                endpoints.forget_failures();
+            }
+        }
+        self.status.settings.store(settings.clone());
+        self.status.metrics.configure(settings);
+        self.ages().forget();
+        self.status.set_learned_max_age(None);
+        self.settings.send_replace(settings.clone());
+    }
+
+    /// Keeps the upstream up until the result is dropped.
+    pub fn stay_alive(self: &Arc<Self>) -> Alive {
+        let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        *alive += 1;
+        if *alive == 1 {
+            self.status.set_alive(true, "");
+        }
+        Alive(self.clone())
+    }
+
+    // ---- carrying ----
+
+    /// Joins a client to a connection. Must be called on the runtime the connection belongs to.
+    pub fn carry(self: &Arc<Self>, client: Client, opened: Opened, banner: Vec<u8>) {
+        let Client { socket, accepted, place } = client;
+        let stream = match socket.into_stream() {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(upstream = self.name, %error, "client lost: its socket cannot be registered");
+                return;
+            }
+        };
+        let by_line = self.settings.borrow().heartbeat.in_use == InUseMode::Line;
+        let registered = self.in_use.register(stream.tcp_fd(), opened.stream.tcp_fd());
+        if registered.is_first() {
+            self.keeper.notify_one();
+        }
+        let Opened { stream: upstream, tie, .. } = opened;
+        let metrics = &self.status.metrics;
+        metrics.wait.observe(accepted.elapsed().as_secs_f64());
+        metrics.connections.inc();
+        let carried = Carrying { place, tie, since: accepted, reason: CloseReason::Error };
+        if by_line {
+            let settings = self.settings.subscribe();
+            tokio::spawn(carried.until(move |metrics| async move {
+                carry_lines::carry(registered, stream, upstream, banner, settings, &metrics).await
+            }));
+        } else {
+            let carry = Carry::new(registered, stream, upstream, banner);
+            tokio::spawn(carried.until(move |metrics| async move { carry.run(&metrics).await }));
+        }
+    }
+}
+
+fn endpoint_metrics(process: &Status, settings: &config::Upstream) -> Vec<(String, EndpointMetrics)> {
+    let metrics = |name: &str| process.metrics.endpoint(&settings.name, name);
+    settings.endpoints.iter().map(|endpoint| (endpoint.name.clone(), metrics(&endpoint.name))).collect()
+}
+
+/// A connection in use. Counted out when dropped, even by a panic of its task.
+struct Carrying {
+    place: ClientPlace,
+    tie: Tie,
+    since: Instant,
+    reason: CloseReason,
+}
+
+impl Carrying {
+    async fn until<F: Future<Output = CloseReason>>(mut self, carry: impl FnOnce(Arc<UpstreamMetrics>) -> F) {
+        let metrics = self.place.pool.status.metrics.clone();
+        self.reason = carry(metrics).await;
+    }
+}
+
+impl Drop for Carrying {
+    fn drop(&mut self) {
+        let pool = &self.place.pool;
+        pool.status.metrics.connections.dec();
+        pool.status.metrics.close(self.reason);
+        tracing::debug!(
+            upstream = pool.name,
+            endpoint = self.tie.endpoint.name,
+            reason = self.reason.name(),
+            duration = ?self.since.elapsed(),
+            "connection closed"
+        );
+    }
+}
+
+impl Place {
+    /// Called with the queue locked, so that a link that withdraws knows whether it has a client.
+    fn give(&self, client: Client) {
+        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = Some(client);
+        self.wake.notify_one();
+    }
+
+    pub fn take_given(&self) -> Option<Client> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub fn tell(&self, order: u8) {
+        self.orders.fetch_or(order, Ordering::AcqRel);
+        self.wake.notify_one();
+    }
+
+    pub fn take_orders(&self) -> u8 {
+        self.orders.swap(0, Ordering::AcqRel)
+    }
+}
+
+impl Drop for Tie {
+    fn drop(&mut self) {
+        let pool = &self.alive.0;
+        let mut endpoints = pool.endpoints();
+        if endpoints.disconnected(&self.endpoint) == 0 {
+            pool.with_endpoint_metrics(&self.endpoint, |metrics| metrics.up.set(0));
+        }
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        let mut alive = self.0.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        *alive = alive.saturating_sub(1);
+        if *alive == 0 {
+            self.0.status.set_alive(false, &self.0.last_trouble.load());
+        }
+    }
+}
+
+impl Drop for Dialling<'_> {
+    fn drop(&mut self) {
+        let mut queue = self.0.queue();
+        queue.dialling = queue.dialling.saturating_sub(1);
+    }
+}

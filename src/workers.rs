@@ -1,0 +1,120 @@
+//! The threads that carry bytes.
+//!
+//! Each is a current-thread runtime: a task never changes its core, so a small request costs no wake-up of another one.
+//! Accepted sockets are passed to the thread whose link takes them. (Measured against one multi-thread runtime: see the
+//! README's numbers.)
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, Handle};
+use tokio_util::sync::CancellationToken;
+
+use crate::status::Status;
+
+/// How often a thread shows that it lives.
+const PULSE: Duration = Duration::from_secs(1);
+/// A pulse later than this means that the process, or this thread, did not run.
+const STALL: Duration = Duration::from_secs(1);
+
+/// How the threads are laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// So many threads, each with a runtime of its own.
+    Separate(usize),
+    /// One runtime that moves tasks between so many threads.
+    Shared(usize),
+}
+
+/// The running threads.
+#[derive(Debug)]
+pub struct Workers {
+    handles: Vec<Handle>,
+    next: AtomicUsize,
+    stop: CancellationToken,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Layout {
+    /// A thread for each core.
+    pub fn for_this_machine() -> Self {
+        Self::Separate(std::thread::available_parallelism().map_or(1, |n| n.get()))
+    }
+
+    /// How many runtimes, and so how many stamps in [`Status`].
+    pub fn runtimes(self) -> usize {
+        match self {
+            Self::Separate(count) => count.max(1),
+            Self::Shared(_) => 1,
+        }
+    }
+}
+
+impl Workers {
+    /// Starts the threads; each renews its stamp in `status` and counts the times it was stalled.
+    pub fn start(layout: Layout, status: &Arc<Status>) -> io::Result<Self> {
+        let stop = CancellationToken::new();
+        let (mut handles, mut threads) = (Vec::new(), Vec::new());
+        for index in 0..layout.runtimes() {
+            let runtime = match layout {
+                Layout::Separate(_) => Builder::new_current_thread().enable_all().build()?,
+                Layout::Shared(count) => {
+                    Builder::new_multi_thread().worker_threads(count.max(1)).thread_name("worker").enable_all().build()?
+                }
+            };
+            handles.push(runtime.handle().clone());
+            let (status, stop) = (status.clone(), stop.clone());
+            let body = move || {
+                runtime.block_on(pulse(index, &status, &stop));
+                // Whatever still runs is cut: the drain had its time.
+                runtime.shutdown_timeout(Duration::from_millis(100));
+            };
+            threads.push(std::thread::Builder::new().name(format!("worker-{index}")).spawn(body)?);
+        }
+        Ok(Self { handles, next: AtomicUsize::new(0), stop, threads })
+    }
+
+    /// The runtimes, one for each thread that may carry.
+    pub fn handles(&self) -> &[Handle] {
+        &self.handles
+    }
+
+    /// The next in turn.
+    pub fn next(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed) % self.handles.len()
+    }
+
+    pub fn handle(&self, worker: usize) -> &Handle {
+        &self.handles[worker % self.handles.len()]
+    }
+
+    /// Ends the threads and every task on them.
+    pub fn stop(self) {
+        self.stop.cancel();
+        for thread in self.threads {
+            // A panic there has been reported by the hook; there is nothing left to save.
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn pulse(index: usize, status: &Status, stop: &CancellationToken) {
+    let mut last = Instant::now();
+    loop {
+        status.stamp(index);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(PULSE) => {}
+        }
+        let now = Instant::now();
+        // One thread speaks for the process.
+        if index == 0 && now - last > PULSE + STALL {
+            status.metrics.process_stalls.inc();
+            tracing::warn!(stalled = ?(now - last - PULSE), "this process was stopped or starved");
+        }
+        last = now;
+    }
+}

@@ -87,6 +87,23 @@ pub fn reset_on_close(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).set_linger(Some(Duration::ZERO))
 }
 
+/// Whether an error of a socket call is this host's or this process's own: out of descriptors, ports, memory or
+/// permission. No far end can cure it.
+pub fn is_local(error: &io::Error) -> bool {
+    let own = [
+        libc::EMFILE,
+        libc::ENFILE,
+        libc::ENOBUFS,
+        libc::ENOMEM,
+        libc::EADDRNOTAVAIL,
+        libc::EADDRINUSE,
+        libc::EAFNOSUPPORT,
+        libc::EACCES,
+        libc::EPERM,
+    ];
+    error.raw_os_error().is_some_and(|code| own.contains(&code))
+}
+
 /// Keeps a connection that never leaves the host off bbr, whose pacing costs loopback 40 % of its throughput: cubic or
 /// reno, as far as this process may choose. Does nothing where the host's default is another, or the peer is remote.
 pub fn suit_loopback(socket: &impl AsFd, peer: IpAddr) {

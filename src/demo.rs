@@ -115,7 +115,9 @@ async fn echo(mut stream: TcpStream) {
             Ok(count) => count,
         };
         let said = &mut buffer[..count];
-        if let [b'p', b'i', b'n', b'g'] | [b'p', b'i', b'n', b'g', b'\n'] | [b'p', b'i', b'n', b'g', b'\r', b'\n'] = said {
+        if let [b'p', b'i', b'n', b'g'] | [b'p', b'i', b'n', b'g', b'\n'] | [b'p', b'i', b'n', b'g', b'\r', b'\n'] =
+            said
+        {
             said[1] = b'o';
         }
         if stream.write_all(said).await.is_err() {

@@ -3,4 +3,12 @@
 
 pub mod age;
 pub mod beat;
+pub mod carry;
+pub mod carry_lines;
+pub mod client;
 pub mod endpoints;
+pub mod in_use;
+pub mod line;
+pub mod link;
+pub mod pool;
+pub mod watch;

@@ -1,7 +1,10 @@
 //! What keeps one link alive, whatever runs over it: its life, its heartbeats, its backoff, and the dial.
 
+mod attempts;
 pub mod backoff;
+pub mod dial;
 pub mod heartbeat;
+pub mod resolve;
 pub mod state;
 
 /// Sleeps until `deadline`; for ever when there is none.

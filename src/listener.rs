@@ -7,15 +7,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -73,7 +71,9 @@ impl fmt::Display for BindError {
         let Self { upstream, address, error } = self;
         let cure = match error.kind() {
             io::ErrorKind::AddrInUse => "; another program listens there: end it, or choose another port",
-            io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE, a path a writable directory",
+            io::ErrorKind::PermissionDenied => {
+                "; ports below 1024 need CAP_NET_BIND_SERVICE, a path a writable directory"
+            }
             io::ErrorKind::AddrNotAvailable => "; no interface of this machine has that address",
             _ => "",
         };
@@ -92,7 +92,11 @@ pub struct Prepared {
 
 impl Listeners {
     /// Binds what is new in `wanted` (address, upstream). What is open already is kept; nothing else changes yet.
-    pub fn prepare(&mut self, wanted: &[(ListenAddress, String)], workers: &[Handle]) -> Result<Prepared, Vec<BindError>> {
+    pub fn prepare(
+        &mut self,
+        wanted: &[(ListenAddress, String)],
+        workers: &[Handle],
+    ) -> Result<Prepared, Vec<BindError>> {
         let mut prepared = Prepared { wanted: Vec::new(), bound: HashMap::new(), displaced: Vec::new() };
         let mut errors = Vec::new();
         for (address, upstream) in wanted {
@@ -214,14 +218,14 @@ impl Bound {
     fn keep_alive(&self, heartbeat: &crate::config::Heartbeat) {
         if let Self::Tcp(listener) = self {
             // Accepted sockets inherit it on Linux; one that could not be set is a connection without keepalive, no more.
-            let _ = socket::apply_keepalive(listener.as_raw_fd(), &socket::Keepalive::of(heartbeat));
+            let _ = socket::apply_keepalive(listener, &socket::Keepalive::from_heartbeat(heartbeat));
         }
     }
 
     fn accept(&self) -> io::Result<Socket> {
         match self {
-            Self::Tcp(listener) => Ok(Socket::Tcp(kernel::accept(listener.as_raw_fd())?.into())),
-            Self::Unix { listener, .. } => Ok(Socket::Unix(kernel::accept(listener.as_raw_fd())?.into())),
+            Self::Tcp(listener) => Ok(Socket::Tcp(kernel::accept(listener.as_raw_fd())?.0.into())),
+            Self::Unix { listener, .. } => Ok(Socket::Unix(kernel::accept(listener.as_raw_fd())?.0.into())),
         }
     }
 }
@@ -232,12 +236,6 @@ impl AsFd for Bound {
             Self::Tcp(listener) => listener.as_fd(),
             Self::Unix { listener, .. } => listener.as_fd(),
         }
-    }
-}
-
-impl AsRawFd for Bound {
-    fn as_raw_fd(&self) -> RawFd {
-        self.as_fd().as_raw_fd()
     }
 }
 
@@ -281,7 +279,7 @@ fn rebind(address: &ListenAddress) -> io::Result<Bound> {
 
 /// Accepts until stopped, and then what the queue still holds.
 async fn accept(bound: Arc<Bound>, target: Arc<ArcSwap<Arc<Pool>>>, stop: CancellationToken, worker: usize) {
-    let ready = match AsyncFd::with_interest(Borrowed(bound.clone()), Interest::READABLE) {
+    let ready = match kernel::await_clients(bound.clone()) {
         Ok(ready) => ready,
         Err(error) => {
             tracing::error!(listener = %bound, %error, "cannot wait for clients");
@@ -331,14 +329,8 @@ async fn accept(bound: Arc<Bound>, target: Arc<ArcSwap<Arc<Pool>>>, stop: Cancel
 }
 
 fn is_the_clients(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted)
-}
-
-/// What `AsyncFd` needs to hold while the listeners hold it too.
-struct Borrowed(Arc<Bound>);
-
-impl AsRawFd for Borrowed {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
 }

@@ -161,7 +161,11 @@ impl Keeper {
             self.pool.status.metrics.last_received.set(crate::metrics::unix_now());
         }
         if seen.dead > 0 {
-            tracing::warn!(upstream = self.pool.name, connections = seen.dead, "connections in use were dead and are reset");
+            tracing::warn!(
+                upstream = self.pool.name,
+                connections = seen.dead,
+                "connections in use were dead and are reset"
+            );
             self.record("dead_in_use", format!("{} connections in use were dead", seen.dead));
         }
         self.next_look = Some(now + period);
@@ -269,7 +273,8 @@ impl Keeper {
             }
         }
         // Unless it came back under the same name meanwhile.
-        let mine = self.pool.process.upstreams().get(&self.pool.name).is_some_and(|s| Arc::ptr_eq(s, &self.pool.status));
+        let mine =
+            self.pool.process.upstreams().get(&self.pool.name).is_some_and(|s| Arc::ptr_eq(s, &self.pool.status));
         if mine {
             self.pool.process.remove_upstream(&self.pool.name);
             for endpoint in &self.pool.current().endpoints {

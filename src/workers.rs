@@ -61,9 +61,11 @@ impl Workers {
         for index in 0..layout.runtimes() {
             let runtime = match layout {
                 Layout::Separate(_) => Builder::new_current_thread().enable_all().build()?,
-                Layout::Shared(count) => {
-                    Builder::new_multi_thread().worker_threads(count.max(1)).thread_name("worker").enable_all().build()?
-                }
+                Layout::Shared(count) => Builder::new_multi_thread()
+                    .worker_threads(count.max(1))
+                    .thread_name("worker")
+                    .enable_all()
+                    .build()?,
             };
             handles.push(runtime.handle().clone());
             let (status, stop) = (status.clone(), stop.clone());

@@ -145,7 +145,8 @@ impl Dialogue {
         }
         if !self.partial.is_empty() {
             if !framed(&self.beat) {
-                return self.wrong("more bytes than `expect` in one read; end `send` with \\n, or match it all by \"re:…\"");
+                return self
+                    .wrong("more bytes than `expect` in one read; end `send` with \\n, or match it all by \"re:…\"");
             }
             let rest = std::mem::take(&mut self.partial);
             if let wrong @ Heard::Wrong(_) = self.keep(&rest) {
@@ -184,7 +185,9 @@ fn answer(beat: &Beat, bytes: &[u8]) -> Answer {
             Expect::Prefix(prefix) => match begins(bytes, prefix) {
                 Begins::No => Answer::Wrong(WRONG),
                 Begins::Maybe => Answer::Incomplete,
-                Begins::Yes if send.ends_with(b"\n") && !prefix.ends_with(b"\n") => line(bytes, |_| Some(Verdict::Good)),
+                Begins::Yes if send.ends_with(b"\n") && !prefix.ends_with(b"\n") => {
+                    line(bytes, |_| Some(Verdict::Good))
+                }
                 Begins::Yes => Answer::Ends(prefix.len(), Verdict::Good),
             },
             Expect::Pattern(pattern) if send.ends_with(b"\n") => {

@@ -128,11 +128,10 @@ impl Lines {
                     CloseReason::UpstreamReset
                 });
             }
-            match (self.to_upstream.poll_write(cx, &mut self.upstream, self.client_ended), self.to_client.poll_write(
-                cx,
-                &mut self.client,
-                self.upstream_ended,
-            )) {
+            match (
+                self.to_upstream.poll_write(cx, &mut self.upstream, self.client_ended),
+                self.to_client.poll_write(cx, &mut self.client, self.upstream_ended),
+            ) {
                 (Err(_), _) => return Poll::Ready(CloseReason::UpstreamReset),
                 (_, Err(_)) => return Poll::Ready(CloseReason::ClientReset),
                 (Ok(()), Ok(())) => {}

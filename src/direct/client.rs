@@ -75,5 +75,6 @@ pub async fn close_in_order(mut stream: Stream) {
 
 async fn read_to_the_end(mut stream: Stream) {
     let mut rest = [0; 1024];
-    let _ = tokio::time::timeout(LINGER, async { while matches!(stream.read(&mut rest).await, Ok(n) if n > 0) {} }).await;
+    let _ =
+        tokio::time::timeout(LINGER, async { while matches!(stream.read(&mut rest).await, Ok(n) if n > 0) {} }).await;
 }

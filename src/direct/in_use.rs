@@ -111,13 +111,7 @@ impl InUse {
 
     /// Looks at every connection once. `tcp`: also ask the kernel about those with bytes in flight. `idle_after`: looks
     /// without a byte after which a connection is idle. `pipes_wanted`: somebody waits for a pipe.
-    pub fn look(
-        &self,
-        heartbeat: &config::Heartbeat,
-        tcp: bool,
-        idle_after: Option<u32>,
-        pipes_wanted: bool,
-    ) -> Seen {
+    pub fn look(&self, heartbeat: &config::Heartbeat, tcp: bool, idle_after: Option<u32>, pipes_wanted: bool) -> Seen {
         let now = self.looks.fetch_add(1, Ordering::Relaxed) + 1;
         let mut seen = Seen::default();
         for carried in self.slots().all.iter().flatten() {
@@ -126,7 +120,9 @@ impl InUse {
             if tcp && carried.is_dead(heartbeat) {
                 seen.dead += 1;
                 carried.tell(Order::Dead);
-            } else if idle_after.is_some_and(|limit| now.saturating_sub(carried.touched.load(Ordering::Relaxed)) > limit) {
+            } else if idle_after
+                .is_some_and(|limit| now.saturating_sub(carried.touched.load(Ordering::Relaxed)) > limit)
+            {
                 seen.idle += 1;
                 carried.tell(Order::Idle);
             } else if pipes_wanted && carried.has_stalled_since(now) {
@@ -138,11 +134,11 @@ impl InUse {
 
     /// An edit of the heartbeat reaches connections in use: keepalive runs on the new numbers.
     pub fn retune(&self, heartbeat: &config::Heartbeat) {
-        let keepalive = socket::Keepalive::of(heartbeat);
+        let keepalive = socket::Keepalive::from_heartbeat(heartbeat);
         for carried in self.slots().all.iter().flatten() {
             for fd in [carried.client, carried.upstream].into_iter().flatten() {
                 // A socket that just died refuses; its carrier finds out by itself.
-                let _ = socket::apply_keepalive(fd, &keepalive);
+                let _ = kernel::with_fd(fd, |fd| socket::apply_keepalive(&fd, &keepalive));
             }
         }
     }

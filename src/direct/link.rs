@@ -18,8 +18,8 @@ use super::client::{Client, close_in_order};
 use super::pool::{Alive, Opened, Place, Pool, order};
 use crate::config::{self, Endpoint, Upstream};
 use crate::link::dial::DialError;
-use crate::link::sleep_until_or_never;
 use crate::link::heartbeat::{Delivery, Heartbeat, Verdict};
+use crate::link::sleep_until_or_never;
 use crate::link::state::{self, Action, Input, State, TOO_SHORT};
 use crate::metrics::{DialOutcome, LinkState, LossReason};
 use crate::status::{Event, LinkStatus};
@@ -317,7 +317,11 @@ impl LinkTask {
                 if matches!(self.machine.state(), State::Proving { .. }) {
                     // Perhaps a greeting; the next connection listens first.
                     self.pool.learn_that_it_speaks_first();
-                    return self.proof_failed(now, DialOutcome::Refused, &format!("wrong answer to the heartbeat: {what}"));
+                    return self.proof_failed(
+                        now,
+                        DialOutcome::Refused,
+                        &format!("wrong answer to the heartbeat: {what}"),
+                    );
                 }
                 self.lose(now, LossReason::Protocol, &format!("wrong answer to the heartbeat: {what}"));
             }
@@ -327,12 +331,14 @@ impl LinkTask {
     /// The connection ended, by the server or by an error.
     fn ended(&mut self, now: Instant, error: Option<io::Error>) {
         if matches!(self.machine.state(), State::Proving { .. }) {
-            let what = error.map_or("ended before it was proven".to_owned(), |e| format!("ended before it was proven: {e}"));
+            let what =
+                error.map_or("ended before it was proven".to_owned(), |e| format!("ended before it was proven: {e}"));
             return self.proof_failed(now, DialOutcome::Refused, &what);
         }
         match error {
             None => {
-                let age = self.connection.as_ref().map_or(Duration::ZERO, |c| now.saturating_duration_since(c.opened.at));
+                let age =
+                    self.connection.as_ref().map_or(Duration::ZERO, |c| now.saturating_duration_since(c.opened.at));
                 if age >= TOO_SHORT {
                     // The server's own timer, most likely: renewal, and not down until a dial fails.
                     self.refill = Some(self.pool.stay_alive());
@@ -679,7 +685,11 @@ impl LinkTask {
             match (before, after) {
                 (State::Up { .. }, State::Suspect { .. }) => {
                     self.record("suspect", None, "a heartbeat went unanswered".to_owned());
-                    tracing::info!(upstream = self.pool.name, link = self.place.id, "link suspect: a heartbeat went unanswered");
+                    tracing::info!(
+                        upstream = self.pool.name,
+                        link = self.place.id,
+                        "link suspect: a heartbeat went unanswered"
+                    );
                 }
                 (_, State::Failed) => {
                     self.record("failed", None, "the attempts are used up".to_owned());

@@ -16,10 +16,10 @@ use tokio::sync::{Notify, watch};
 
 use super::age::Ages;
 use super::carry::Carry;
+use super::carry_lines;
 use super::client::{self, Client, Place as ClientPlace, Socket};
 use super::endpoints::Endpoints;
 use super::in_use::InUse;
-use super::carry_lines;
 use crate::config::{self, Endpoint, InUse as InUseMode};
 use crate::link::dial::{self, DialError, DialOptions};
 use crate::link::resolve::Resolver;

@@ -51,9 +51,9 @@ impl Descriptors {
     /// Counts `count` more unless that would eat into the reserve.
     pub fn try_take(&'static self, count: usize) -> Option<Held> {
         let room = self.limit().saturating_sub(RESERVED);
-        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            (used + count <= room).then_some(used + count)
-        });
+        let taken = self
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| (used + count <= room).then_some(used + count));
         taken.ok().map(|_| Held { count, of: self })
     }
 }

@@ -1,0 +1,108 @@
+//! Plain servers, on threads of their own so that a test may block.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// A listening server; each connection is handled on its own thread. Ends, with all its connections, when dropped.
+pub struct Server {
+    pub address: SocketAddr,
+    pub accepted: Arc<AtomicUsize>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    pub fn start(handle: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static) -> Self {
+        Self::start_at(super::local(), handle)
+    }
+
+    /// Starts on a fixed address: after a restart.
+    pub fn start_at(address: SocketAddr, handle: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static) -> Self {
+        let listener: TcpListener = everlink::net::socket::bind_listener(address).expect("bound");
+        listener.set_nonblocking(false).expect("blocking");
+        let address = listener.local_addr().expect("an address");
+        let (accepted, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let open: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
+        let (count, stopped, all, handle) = (accepted.clone(), stop.clone(), open.clone(), Arc::new(handle));
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                if stopped.load(Ordering::SeqCst) {
+                    return;
+                }
+                stream.set_nonblocking(false).expect("blocking");
+                count.fetch_add(1, Ordering::SeqCst);
+                if let Ok(copy) = stream.try_clone() {
+                    let mut all = all.lock().expect("unpoisoned");
+                    if all.len() > 1000 {
+                        all.retain(|s| s.peer_addr().is_ok());
+                    }
+                    all.push(copy);
+                }
+                let handle = handle.clone();
+                std::thread::spawn(move || {
+                    let _ = handle(stream.try_clone().expect("cloned"));
+                    let _ = stream.shutdown(Shutdown::Both);
+                });
+            }
+        });
+        Self { address, accepted, open, stop, thread: Some(thread) }
+    }
+
+    pub fn connections(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Ends every connection in order and keeps listening.
+    pub fn end_all(&self) {
+        for stream in self.open.lock().expect("unpoisoned").drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        self.end_all();
+    }
+}
+
+/// Answers a read of exactly `ping` by `pong` and echoes anything else: the tutorial's server.
+pub fn tutorial(mut stream: TcpStream) -> io::Result<()> {
+    let mut buffer = [0; 4096];
+    loop {
+        match stream.read(&mut buffer)? {
+            0 => return Ok(()),
+            count if &buffer[..count] == b"ping" => stream.write_all(b"pong")?,
+            count => stream.write_all(&buffer[..count])?,
+        }
+    }
+}
+
+/// Echoes everything, and the end.
+pub fn echo(mut stream: TcpStream) -> io::Result<()> {
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        match stream.read(&mut buffer)? {
+            0 => return Ok(()),
+            count => stream.write_all(&buffer[..count])?,
+        }
+    }
+}
+
+/// Never reads and never ends by itself.
+pub fn deaf(stream: TcpStream) -> io::Result<()> {
+    while stream.peer_addr().is_ok() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}

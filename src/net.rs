@@ -5,3 +5,5 @@
 #[allow(unsafe_code)] // the one module that may; every block argues for itself
 pub mod kernel;
 pub mod socket;
+pub mod stream;
+pub mod tls;

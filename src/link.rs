@@ -4,6 +4,7 @@ mod attempts;
 pub mod backoff;
 pub mod dial;
 pub mod heartbeat;
+mod race;
 pub mod resolve;
 pub mod state;
 

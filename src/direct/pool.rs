@@ -371,18 +371,23 @@ impl Pool {
                 Err(error) => last = Some(error),
             }
         }
-        Err(last.unwrap_or(DialError::NoEndpoint))
+        Err(last.unwrap_or_else(|| DialError::Refused {
+            endpoint: self.name.clone(),
+            address: "no endpoint".to_owned(),
+            source: std::io::ErrorKind::NotFound.into(),
+        }))
     }
 
     async fn open_at(self: &Arc<Self>, endpoint: Endpoint) -> Result<Opened, DialError> {
         let settings = self.current();
-        let options = DialOptions::of(&settings, self.tls.load_full());
+        let options = DialOptions::new(&settings, self.tls.load_full());
         let descriptor = Descriptors::shared().take(1);
         let metrics = &self.status.metrics;
+        let started = Instant::now();
         match dial::dial(&endpoint, &options, &self.resolver).await {
             Ok(dialled) => {
                 metrics.dial(DialOutcome::Ok);
-                metrics.dial_duration.observe(dialled.took.as_secs_f64());
+                metrics.dial_duration.observe(started.elapsed().as_secs_f64());
                 self.answering.store(true, Ordering::Relaxed);
                 Ok(Opened {
                     tie: self.tie(&endpoint, descriptor),
@@ -395,7 +400,12 @@ impl Pool {
             }
             Err(error) => {
                 metrics.dial(error.outcome());
-                self.trouble(&endpoint, error.to_string());
+                if error.outcome() == DialOutcome::Local {
+                    // Our own want says nothing of the endpoint.
+                    self.lost(error.to_string());
+                } else {
+                    self.trouble(&endpoint, error.to_string());
+                }
                 Err(error)
             }
         }

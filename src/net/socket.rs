@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+#[cfg(target_os = "linux")]
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -106,6 +107,7 @@ pub fn is_local(error: &io::Error) -> bool {
 
 /// Keeps a connection that never leaves the host off bbr, whose pacing costs loopback 40 % of its throughput: cubic or
 /// reno, as far as this process may choose. Does nothing where the host's default is another, or the peer is remote.
+#[cfg(target_os = "linux")]
 pub fn suit_loopback(socket: &impl AsFd, peer: IpAddr) {
     if !peer.to_canonical().is_loopback() {
         return;
@@ -126,6 +128,9 @@ pub fn suit_loopback(socket: &impl AsFd, peer: IpAddr) {
         let _ = socket.set_tcp_congestion(name);
     }
 }
+
+#[cfg(not(target_os = "linux"))]
+pub fn suit_loopback(_socket: &impl AsFd, _peer: IpAddr) {}
 
 /// Binds and listens, non-blocking. Accepted sockets inherit TCP_NODELAY, [`Keepalive::LOCAL`] and, on a loopback
 /// address, the congestion control, so an accept needs no further system call.

@@ -8,13 +8,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverOpts};
+use hickory_resolver::config::{ConnectionConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::xfer::{DnsHandle, FirstAnswer};
 use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::{DnsRequestOptions, Query, ResponseCode};
+use hickory_resolver::proto::op::{DnsRequestOptions, DnsResponse, Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RecordType};
-use hickory_resolver::{NameServerPool, PoolContext, TlsConfig};
+use hickory_resolver::{ConnectionProvider, PoolContext, TlsConfig};
 use tokio::time::{Instant, sleep_until};
 
 use super::files::ResolvConf;
@@ -157,30 +157,40 @@ async fn question(
     record: RecordType,
     conf: Arc<ResolvConf>,
 ) -> Result<Vec<IpAddr>, Lack> {
-    let ways = [ConnectionConfig::udp(), ConnectionConfig::tcp()].into_iter().skip(usize::from(conf.tcp_only));
-    let ways = ways.map(|mut way| {
-        way.port = server.port();
-        way
-    });
     let mut options = ResolverOpts::default();
     options.timeout = conf.timeout;
-    options.edns0 = conf.edns0;
-    let context = PoolContext::new(options, TlsConfig::new().map_err(Lack::from)?);
-    let pool = NameServerPool::from_config(
-        [NameServerConfig::new(server.ip(), true, ways.collect())],
-        Arc::new(context),
-        TokioRuntimeProvider::new(),
-    );
+    let context = PoolContext::new(options, TlsConfig::new()?);
+    let query = Query::query(name, record);
+    let mut response = None;
+    if !conf.tcp_only {
+        response = Some(exchange(server, ConnectionConfig::udp(), &query, &conf, &context).await?);
+    }
+    let response = match response.filter(|response| !response.truncation) {
+        Some(whole) => whole,
+        None => exchange(server, ConnectionConfig::tcp(), &query, &conf, &context).await?,
+    };
+    let answers = response.answers.iter().filter(|answer| answer.record_type() == record);
+    let addresses: Vec<IpAddr> = answers.filter_map(|answer| answer.data.ip_addr()).collect();
+    if addresses.is_empty() { Err(Lack::NoAddress) } else { Ok(addresses) }
+}
+
+/// A question and its answer on a socket of their own. The library's pool of connections is passed by on purpose: it
+/// keeps them for a runtime that may be gone, and hides why a socket could not be had.
+async fn exchange(
+    server: SocketAddr,
+    mut way: ConnectionConfig,
+    query: &Query,
+    conf: &ResolvConf,
+    context: &PoolContext,
+) -> Result<DnsResponse, NetError> {
+    way.port = server.port();
+    // Owns the background task of the socket, which ends with it.
+    let provider = TokioRuntimeProvider::new();
+    let connection = provider.new_connection(server.ip(), &way, context)?.await?;
     let mut request = DnsRequestOptions::default();
     request.use_edns = conf.edns0;
-    let response = pool.lookup(Query::query(name, record), request).first_answer().await.map_err(Lack::from)?;
-    let addresses: Vec<IpAddr> = response
-        .answers
-        .iter()
-        .filter(|answer| answer.record_type() == record)
-        .filter_map(|a| a.data.ip_addr())
-        .collect();
-    if addresses.is_empty() { Err(Lack::NoAddress) } else { Ok(addresses) }
+    let response = connection.lookup(query.clone(), request).first_answer().await?;
+    Ok(DnsError::from_response(response)?)
 }
 
 impl From<NetError> for Lack {

@@ -1,0 +1,157 @@
+//! One open connection to an endpoint, whatever it runs over.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
+
+use super::kernel::{self, TcpInfo};
+use super::socket;
+
+/// A connection as it was dialled. Under TLS, writes may stay in memory until [`AsyncWrite::poll_flush`].
+#[derive(Debug)]
+pub enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    TlsUnix(Box<TlsStream<UnixStream>>),
+}
+
+impl Stream {
+    /// The socket underneath; under TLS it carries ciphertext.
+    pub fn raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+
+    /// What the socket carries is what the peers say, so bytes may be moved inside the kernel.
+    pub fn is_plain(&self) -> bool {
+        matches!(self, Self::Tcp(_) | Self::Unix(_))
+    }
+
+    /// The TCP socket underneath, if it is one: what has a `TCP_INFO` and keepalive.
+    pub fn tcp_fd(&self) -> Option<RawFd> {
+        match self {
+            Self::Tcp(_) | Self::Tls(_) => Some(self.raw_fd()),
+            Self::Unix(_) | Self::TlsUnix(_) => None,
+        }
+    }
+
+    /// What the kernel knows of it. Error `Unsupported` on a unix socket.
+    pub fn tcp_info(&self) -> io::Result<TcpInfo> {
+        match self.tcp_fd() {
+            Some(fd) => kernel::tcp_info(fd),
+            None => Err(io::Error::new(io::ErrorKind::Unsupported, "a unix socket has no TCP_INFO")),
+        }
+    }
+
+    /// Its close will be a reset. A unix socket has none: its peer sees the end.
+    pub fn reset_on_close(&self) -> io::Result<()> {
+        match self.tcp_fd() {
+            Some(_) => socket::reset_on_close(self),
+            None => Ok(()),
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Tls(stream) => stream.get_ref().0.as_fd(),
+            Self::TlsUnix(stream) => stream.get_ref().0.as_fd(),
+        }
+    }
+}
+
+/// Calls the same method of whichever stream it is.
+macro_rules! each {
+    ($self:expr, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            Stream::Tcp(inner) => {
+                let $stream = Pin::new(inner);
+                $call
+            }
+            Stream::Unix(inner) => {
+                let $stream = Pin::new(inner);
+                $call
+            }
+            Stream::Tls(inner) => {
+                let $stream = Pin::new(&mut **inner);
+                $call
+            }
+            Stream::TlsUnix(inner) => {
+                let $stream = Pin::new(&mut **inner);
+                $call
+            }
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => stream.poll_read(context, buffer))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self, stream => stream.poll_write(context, bytes))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => stream.poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => stream.poll_shutdown(context))
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::net::kernel::TcpState;
+
+    #[tokio::test]
+    async fn a_tcp_stream_carries_bytes_tells_its_state_and_resets_when_told() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut far, _) = listener.accept().await.unwrap();
+        let mut stream = Stream::Tcp(dialled);
+        stream.write_all(b"ping").await.unwrap();
+        let mut got = [0; 4];
+        far.read_exact(&mut got).await.unwrap();
+        far.write_all(&got).await.unwrap();
+        stream.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"ping");
+        assert!(stream.is_plain());
+        assert_eq!(stream.tcp_fd(), Some(stream.raw_fd()));
+        assert_eq!(stream.tcp_info().unwrap().state, TcpState::Established);
+        stream.reset_on_close().unwrap();
+        drop(stream);
+        assert_eq!(far.read(&mut got).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn a_unix_stream_has_no_tcp_state_and_ends_instead_of_resetting() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let mut stream = Stream::Unix(near);
+        stream.write_all(b"x").await.unwrap();
+        assert!(stream.is_plain());
+        assert_eq!(stream.tcp_fd(), None);
+        assert_eq!(stream.tcp_info().unwrap_err().kind(), io::ErrorKind::Unsupported);
+        stream.reset_on_close().unwrap();
+        drop(stream);
+        let mut rest = Vec::new();
+        far.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"x");
+    }
+}

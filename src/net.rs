@@ -2,9 +2,9 @@
 //!
 //! Nothing here knows what a link or an upstream is; everything above builds on these and on the configuration.
 
+pub mod descriptors;
 #[allow(unsafe_code)] // the one module that may; every block argues for itself
 pub mod kernel;
-pub mod descriptors;
 pub mod socket;
 pub mod splice;
 pub mod stream;

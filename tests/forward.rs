@@ -223,8 +223,7 @@ async fn ten_thousand_clients_never_see_a_byte_of_a_beat() {
     settings.heartbeat.interval = Duration::from_millis(20);
     settings.heartbeat.timeout = Duration::from_millis(10);
     settings.heartbeat.misses = 100;
-    settings.heartbeat.beat =
-        Beat::Exchange { send: b"ping\n".to_vec(), expect: Expect::Prefix(b"pong".to_vec()) };
+    settings.heartbeat.beat = Beat::Exchange { send: b"ping\n".to_vec(), expect: Expect::Prefix(b"pong".to_vec()) };
     // So many that each is idle long enough to beat before its turn comes.
     settings.pool.size = 128;
     let everlink = Arc::new(Everlink::start(settings));

@@ -100,8 +100,8 @@ impl Carry {
                 Turn::Again => tokio::task::yield_now().await,
                 Turn::Done(reason) => {
                     if reason != CloseReason::Finished {
-                        self.client.reset_on_close();
-                        self.upstream.reset_on_close();
+                        let _ = self.client.reset_on_close();
+                        let _ = self.upstream.reset_on_close();
                     }
                     return reason;
                 }

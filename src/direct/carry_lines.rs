@@ -79,8 +79,8 @@ pub async fn carry(
         }
     };
     if reason != CloseReason::Finished {
-        lines.client.reset_on_close();
-        lines.upstream.reset_on_close();
+        let _ = lines.client.reset_on_close();
+        let _ = lines.upstream.reset_on_close();
     }
     reason
 }

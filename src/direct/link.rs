@@ -560,7 +560,7 @@ impl LinkTask {
             let lived = now.saturating_duration_since(connection.opened.at);
             metrics.lifetime.observe(lived.as_secs_f64());
             if reason == LossReason::Heartbeat {
-                connection.opened.stream.reset_on_close();
+                let _ = connection.opened.stream.reset_on_close();
             }
             use crate::metrics::Label;
             tracing::warn!(

@@ -106,15 +106,14 @@ impl Listeners {
                 continue;
             }
             let mut result = bind(address);
-            if matches!(&result, Err(error) if error.kind() == io::ErrorKind::AddrInUse) {
-                if let Some(rival) = self.rival(&key, wanted) {
-                    if let Some(open) = self.open.remove(&rival) {
-                        prepared.displaced.push((rival, open.target.clone()));
-                        open.stop.cancel();
-                        drop(open);
-                        result = rebind(address);
-                    }
-                }
+            if matches!(&result, Err(error) if error.kind() == io::ErrorKind::AddrInUse)
+                && let Some(rival) = self.rival(&key, wanted)
+                && let Some(open) = self.open.remove(&rival)
+            {
+                prepared.displaced.push((rival, open.target.clone()));
+                open.stop.cancel();
+                drop(open);
+                result = rebind(address);
             }
             match result {
                 Ok(bound) => {
@@ -242,10 +241,11 @@ impl AsFd for Bound {
 impl Drop for Bound {
     /// The path goes with the socket, unless somebody else's socket stands there by now.
     fn drop(&mut self) {
-        if let Self::Unix { path, inode, .. } = self {
-            if inode.is_some() && identity(path) == *inode {
-                let _ = std::fs::remove_file(path);
-            }
+        if let Self::Unix { path, inode, .. } = self
+            && inode.is_some()
+            && identity(path) == *inode
+        {
+            let _ = std::fs::remove_file(path);
         }
     }
 }

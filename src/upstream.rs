@@ -235,7 +235,9 @@ impl Keeper {
     /// A link's task panicked: the hook has counted and told it. Another takes its place, under backoff.
     fn panicked(&mut self, error: &tokio::task::JoinError) {
         if let Some(place) = self.places.remove(&error.id()) {
-            self.pool.withdraw(&place).map(|client| self.pool.come_again(client));
+            if let Some(client) = self.pool.withdraw(&place) {
+                self.pool.come_again(client)
+            }
             self.pool.status.remove_link(place.id);
         }
         if self.stopping.remove(&error.id()) {

@@ -195,10 +195,10 @@ impl Half {
         if self.stage == Stage::Ended {
             return self.shut(cx, sink);
         }
-        if self.bulk {
-            if let Some(lent) = self.lent.take().or_else(|| Pipes::shared().borrow()) {
-                return self.splice(cx, source, sink, lent);
-            }
+        if self.bulk
+            && let Some(lent) = self.lent.take().or_else(|| Pipes::shared().borrow())
+        {
+            return self.splice(cx, source, sink, lent);
         }
         self.copy(cx, source, sink)
     }

@@ -56,10 +56,10 @@ impl Socket {
             Self::Tcp(socket) => socket.shutdown(Shutdown::Write),
             Self::Unix(socket) => socket.shutdown(Shutdown::Write),
         };
-        if ended.is_ok() {
-            if let Ok(stream) = self.into_stream() {
-                tokio::spawn(read_to_the_end(stream));
-            }
+        if ended.is_ok()
+            && let Ok(stream) = self.into_stream()
+        {
+            tokio::spawn(read_to_the_end(stream));
         }
     }
 }

@@ -86,7 +86,7 @@ struct Connection {
 enum Happened {
     Woken,
     Settings,
-    Dialled(Result<Opened, DialError>),
+    Dialled(Box<Result<Opened, DialError>>),
     Heard(Heard),
     Ended(Option<io::Error>),
     Due,
@@ -135,7 +135,7 @@ impl LinkTask {
                 biased;
                 () = self.place.wake.notified() => Happened::Woken,
                 changed = self.settings.changed() => if changed.is_ok() { Happened::Settings } else { Happened::Orphaned },
-                dialled = finished(&mut self.dialling) => Happened::Dialled(dialled),
+                dialled = finished(&mut self.dialling) => Happened::Dialled(Box::new(dialled)),
                 heard = listen(&mut self.connection) => heard,
                 () = sleep_until_or_never(deadline) => Happened::Due,
             };
@@ -143,8 +143,10 @@ impl LinkTask {
             match happened {
                 Happened::Woken => self.woken(now),
                 Happened::Settings => self.retuned(now),
-                Happened::Dialled(Ok(opened)) => self.opened(now, opened),
-                Happened::Dialled(Err(error)) => self.dial_failed(now, &error),
+                Happened::Dialled(dialled) => match *dialled {
+                    Ok(opened) => self.opened(now, opened),
+                    Err(error) => self.dial_failed(now, &error),
+                },
                 Happened::Heard(heard) => self.heard(now, heard),
                 Happened::Ended(error) => self.ended(now, error),
                 Happened::Due => self.due(now),
@@ -230,14 +232,11 @@ impl LinkTask {
         };
         if let Some(old) = self.connection.take() {
             let reason = self.renewing.take().unwrap_or(LossReason::Aged);
-            match self.take_back(old) {
-                // The old one was given away at the last moment: it goes to its client, the new one takes its place.
-                Err((old, client)) => {
-                    self.observe_lifetime(now, &old);
-                    self.pool.carry(client, old.opened, { old.dialogue }.take_banner());
-                }
-                Ok(old) => {
-                    self.observe_lifetime(now, &old);
+            self.observe_lifetime(now, &old);
+            match if old.offered { self.pool.withdraw(&self.place) } else { None } {
+                // It was given away at the last moment: it goes to its client, the new one takes its place.
+                Some(client) => self.pool.carry(client, old.opened, { old.dialogue }.take_banner()),
+                None => {
                     self.pool.status.metrics.lose(reason);
                     tokio::spawn(close_in_order(old.opened.stream));
                 }
@@ -646,12 +645,13 @@ impl LinkTask {
         if let Some(client) = self.withdraw() {
             self.pool.come_again(client);
         }
-        if let Some((endpoint, _)) = &self.scout {
-            if ended == Ended::Returned && self.is_up() {
-                self.pool.endpoints().recovered(endpoint);
-                tracing::info!(upstream = self.pool.name, endpoint = endpoint.name, "endpoint is well again");
-                self.record("recovered", None, endpoint.name.clone());
-            }
+        if let Some((endpoint, _)) = &self.scout
+            && ended == Ended::Returned
+            && self.is_up()
+        {
+            self.pool.endpoints().recovered(endpoint);
+            tracing::info!(upstream = self.pool.name, endpoint = endpoint.name, "endpoint is well again");
+            self.record("recovered", None, endpoint.name.clone());
         }
         if let Some(old) = self.connection.take() {
             let reason = if self.scout.is_some() { LossReason::Aged } else { LossReason::Reload };
@@ -741,17 +741,6 @@ impl LinkTask {
             _ => None,
         };
         [Some(beat), self.renewal_due(), stand].into_iter().flatten().min()
-    }
-
-    /// Withdraws `old` from the pool; `Err` if a client had just been given it.
-    fn take_back(&mut self, mut old: Connection) -> Result<Connection, (Connection, Client)> {
-        if !std::mem::take(&mut old.offered) {
-            return Ok(old);
-        }
-        match self.pool.withdraw(&self.place) {
-            Some(client) => Err((old, client)),
-            None => Ok(old),
-        }
     }
 
     fn observe_lifetime(&self, now: Instant, connection: &Connection) {

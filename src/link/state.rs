@@ -330,10 +330,11 @@ mod tests {
                 if matches!(before, State::Connecting { .. }) && input == Input::DialFailed {
                     failed_at = Some(now);
                 }
-                if action == Some(Action::Dial) && input == Input::Tick {
-                    if let Some(failed) = failed_at.take() {
-                        assert!(now - failed >= Duration::from_secs(3), "seed {seed}");
-                    }
+                if action == Some(Action::Dial)
+                    && input == Input::Tick
+                    && let Some(failed) = failed_at.take()
+                {
+                    assert!(now - failed >= Duration::from_secs(3), "seed {seed}");
                 }
                 now += Duration::from_millis(random.u64(..1500));
             }

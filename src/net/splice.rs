@@ -57,10 +57,10 @@ impl Pipes {
         if let Some(pipe) = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop() {
             return Some(Lent { pipe: Some(pipe), held: 0, pipes: self });
         }
-        if self.exist.fetch_add(1, Ordering::AcqRel) < self.limit {
-            if let Ok(pipe) = kernel::pipe(PIPE_CAPACITY) {
-                return Some(Lent { pipe: Some(pipe), held: 0, pipes: self });
-            }
+        if self.exist.fetch_add(1, Ordering::AcqRel) < self.limit
+            && let Ok(pipe) = kernel::pipe(PIPE_CAPACITY)
+        {
+            return Some(Lent { pipe: Some(pipe), held: 0, pipes: self });
         }
         self.exist.fetch_sub(1, Ordering::AcqRel);
         self.refused.fetch_add(1, Ordering::Relaxed);

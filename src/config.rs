@@ -21,6 +21,19 @@ pub struct Config {
     pub upstreams: BTreeMap<String, Arc<Upstream>>,
 }
 
+impl Config {
+    /// What runs before the first configuration is applied: nothing, on nothing.
+    pub fn empty() -> Self {
+        Self {
+            http: Http { listen: Vec::new(), public_status: false },
+            admin: None,
+            log: Log { level: "info".to_owned(), format: LogFormat::Auto },
+            drain: Drain { timeout: Duration::ZERO, quiet: None, minimum: Duration::ZERO },
+            upstreams: BTreeMap::new(),
+        }
+    }
+}
+
 /// Where metrics, health and status are served. Read-only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Http {

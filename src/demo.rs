@@ -153,6 +153,10 @@ impl Keys {
         }
     }
 
+    pub fn none() -> Self {
+        Self(None)
+    }
+
     pub async fn next(&mut self) -> String {
         if let Some(keys) = &mut self.0 {
             if let Some(line) = keys.recv().await {

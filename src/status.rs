@@ -259,6 +259,13 @@ impl UpstreamStatus {
     }
 }
 
+impl LinkView {
+    /// Not connected and not being dialled: a retry would help.
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.state, LinkState::Waiting | LinkState::Failed)
+    }
+}
+
 impl LinkStatus {
     pub fn view(&self) -> Arc<LinkView> {
         self.view.load_full()

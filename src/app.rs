@@ -1,0 +1,383 @@
+//! The program: reads its configuration, starts what it says, and follows signals, edits and commands until the end.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, AdminListener, Commands, protocol::Answer};
+use crate::config::{self, Loaded};
+use crate::demo::{self, Keys};
+use crate::lifecycle::{DrainClock, Signal, Signals, Verdict};
+use crate::link::sleep_until_or_never;
+use crate::log::{self, LogHandle};
+use crate::metrics::{Metrics, ReloadOutcome, unix_now};
+use crate::net::descriptors::Descriptors;
+use crate::net::kernel;
+use crate::running::Running;
+use crate::status::{ConfigStatus, ReloadStatus, Status};
+use crate::workers::{Layout, Workers};
+
+/// `EX_CONFIG` of sysexits.h.
+pub const EXIT_CONFIG: u8 = 78;
+/// How often a drain says what it waits for.
+const DRAIN_TOLD: Duration = Duration::from_secs(3);
+
+/// Runs the configuration at `path` until told to stop. `with_demo`: also the servers that it names.
+pub fn run(path: &Path, with_demo: bool) -> ExitCode {
+    let loaded = match config::load(path, &environment) {
+        Ok(loaded) => loaded,
+        Err(report) => {
+            eprintln!("{report}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let log = match log::init(&loaded.config.log) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    match started(path, loaded, &log, with_demo) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("cannot start: {error}");
+            drop(log);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An environment variable, for `${NAME}` in the file.
+pub fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn started(path: &Path, loaded: Loaded, log: &LogHandle, with_demo: bool) -> std::io::Result<ExitCode> {
+    let layout = Layout::for_this_machine();
+    let metrics = Metrics::new().map_err(std::io::Error::other)?;
+    let status = Status::new(metrics, layout.runtimes());
+    log.count_drops_in(status.metrics.log_dropped.clone());
+    count_panics(&status);
+    let limit = kernel::raise_descriptor_limit().map(|(_, limit)| limit).unwrap_or(1024);
+    Descriptors::shared().set_limit(limit);
+    let needed = config::descriptors_needed(&loaded.config);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config = %path.display(),
+        upstreams = loaded.config.upstreams.len(),
+        descriptors_needed = needed,
+        descriptors_allowed = limit,
+        "everlink starts"
+    );
+    if needed > limit {
+        tracing::warn!(
+            "the limits need {needed} descriptors and this process may have {limit}: clients past that are refused"
+        );
+    }
+    let workers = Workers::start(layout, &status)?;
+    let running = Running::empty(&status, workers)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let code = runtime.block_on(async {
+        let app = App::new(path, running, status, log);
+        app.run(loaded, with_demo).await
+    });
+    runtime.shutdown_background();
+    Ok(code)
+}
+
+/// Every panic is counted and logged, whoever's task it ends.
+fn count_panics(status: &Arc<Status>) {
+    let counter = status.metrics.task_panics.clone();
+    std::panic::set_hook(Box::new(move |panic| {
+        counter.inc();
+        let what = panic.payload_as_str().unwrap_or("no message");
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "a task panicked: {}", log::escape(what.as_bytes()));
+    }));
+}
+
+struct App<'l> {
+    path: PathBuf,
+    running: Running,
+    status: Arc<Status>,
+    log: &'l LogHandle,
+    hash: String,
+    files: watch::Sender<Vec<PathBuf>>,
+    asked: (mpsc::Sender<Asked>, mpsc::Receiver<Asked>),
+    admin: CancellationToken,
+}
+
+/// A command from the admin socket, and where its answer goes.
+enum Asked {
+    Reload(oneshot::Sender<Answer>),
+    Retry(String, oneshot::Sender<Answer>),
+}
+
+/// Hands commands to the one task that may change anything.
+struct Desk(mpsc::Sender<Asked>);
+
+impl Desk {
+    async fn ask(&self, ask: impl FnOnce(oneshot::Sender<Answer>) -> Asked) -> Answer {
+        let (answer, answered) = oneshot::channel();
+        let ended = || Answer::refused("everlink is stopping".to_owned());
+        if self.0.send(ask(answer)).await.is_err() {
+            return ended();
+        }
+        answered.await.unwrap_or_else(|_| ended())
+    }
+}
+
+impl Commands for Desk {
+    fn reload(&self) -> admin::Pending<'_> {
+        Box::pin(self.ask(Asked::Reload))
+    }
+
+    fn retry<'a>(&'a self, upstream: &'a str) -> admin::Pending<'a> {
+        Box::pin(self.ask(|answer| Asked::Retry(upstream.to_owned(), answer)))
+    }
+}
+
+impl<'l> App<'l> {
+    fn new(path: &Path, running: Running, status: Arc<Status>, log: &'l LogHandle) -> Self {
+        Self {
+            path: path.to_owned(),
+            running,
+            status,
+            log,
+            hash: String::new(),
+            files: watch::Sender::new(Vec::new()),
+            asked: mpsc::channel(16),
+            admin: CancellationToken::new(),
+        }
+    }
+
+    async fn run(mut self, loaded: Loaded, with_demo: bool) -> ExitCode {
+        let mut signals = match Signals::new() {
+            Ok(signals) => signals,
+            Err(error) => {
+                tracing::error!("cannot start: signals cannot be handled: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
+        let servers = if with_demo { self.start_demo(&loaded).await } else { Some(Vec::new()) };
+        let Some(servers) = servers else { return ExitCode::FAILURE };
+        for warning in &loaded.warnings {
+            tracing::warn!("{}", warning.line());
+        }
+        if let Err(errors) = self.take(loaded) {
+            for error in errors {
+                tracing::error!("cannot start: {error}");
+            }
+            return ExitCode::FAILURE;
+        }
+        self.status.ready.store(true, Ordering::Release);
+        tracing::info!("everlink is ready");
+        let (mut events, _watch) = config::watch::watch(self.path.clone(), self.files.subscribe());
+        let mut keys = if with_demo { Keys::from_terminal() } else { Keys::none() };
+        let mut drain: Option<Drain> = None;
+        loop {
+            if let Some(drain) = &mut drain {
+                match drain.clock.verdict(Instant::now(), self.running.clients()) {
+                    Verdict::Wait(_) => {}
+                    Verdict::Leave | Verdict::Overdue => return self.leave().await,
+                }
+                drain.tell(self.running.clients());
+            }
+            // While draining, clients come and go unseen: look often enough to leave on time.
+            let look = drain.as_ref().map(|_| Instant::now() + Duration::from_millis(50));
+            tokio::select! {
+                biased;
+                signal = signals.next() => match signal {
+                    Signal::Drain => {
+                        tracing::info!(clients = self.running.clients(), "draining: open clients may finish");
+                        self.status.draining.store(true, Ordering::Release);
+                        drain = Some(Drain::new(&self.running.config().drain));
+                    }
+                    Signal::Exit => {
+                        tracing::warn!(clients = self.running.clients(), "told twice: leaving at once");
+                        return ExitCode::from(130);
+                    }
+                    Signal::Reload if drain.is_some() => tracing::warn!("reload ignored: everlink is draining"),
+                    Signal::Reload => {
+                        self.reload();
+                        self.running.reload_tls();
+                        self.running.retry(None);
+                    }
+                },
+                Some(asked) = self.asked.1.recv() => self.answer(asked, drain.is_some()),
+                Some(event) = events.recv() => match event {
+                    _ if drain.is_some() => tracing::warn!("an edit of the configuration is ignored: everlink is draining"),
+                    config::watch::FileEvent::Config => { self.reload(); }
+                    config::watch::FileEvent::Files(_) => {
+                        for line in self.running.reload_tls() {
+                            tracing::info!("{line}");
+                        }
+                    }
+                },
+                typed = keys.next() => match typed.as_str() {
+                    "s" => servers.iter().for_each(|server: &demo::Server| server.go_away_for(demo::OUTAGE)),
+                    "q" => return self.leave().await,
+                    "" => {}
+                    _ => println!("{}", demo::HELP),
+                },
+                () = sleep_until_or_never(look) => {}
+            }
+        }
+    }
+
+    async fn start_demo(&self, loaded: &Loaded) -> Option<Vec<demo::Server>> {
+        let mut servers = Vec::new();
+        for address in demo::addresses(&loaded.config) {
+            match demo::Server::start(address).await {
+                Ok(server) => {
+                    tracing::info!(%address, "the demo's echo server listens");
+                    servers.push(server);
+                }
+                Err(error) => {
+                    tracing::error!("cannot start: the demo's server cannot listen on {address}: {error}");
+                    return None;
+                }
+            }
+        }
+        println!("everlink demo: {}", demo::HELP);
+        Some(servers)
+    }
+
+    /// Reads the file again and takes what it says.
+    fn reload(&mut self) -> Answer {
+        let loaded = match config::load(&self.path, &environment) {
+            Ok(loaded) => loaded,
+            Err(report) => {
+                let line = report.first_line();
+                tracing::error!("configuration rejected, the old one stays: {line}");
+                return self.outcome(ReloadOutcome::Rejected, vec![line]);
+            }
+        };
+        if loaded.hash == self.hash && loaded.config == *self.running.config() {
+            tracing::debug!("configuration unchanged");
+            return self.outcome(ReloadOutcome::Unchanged, Vec::new());
+        }
+        for warning in &loaded.warnings {
+            tracing::warn!("{}", warning.line());
+        }
+        match self.take(loaded) {
+            Ok(lines) if lines.is_empty() => {
+                tracing::info!("configuration unchanged in meaning");
+                self.outcome(ReloadOutcome::Unchanged, lines)
+            }
+            Ok(lines) => {
+                for line in &lines {
+                    tracing::info!("configuration applied: {line}");
+                }
+                self.outcome(ReloadOutcome::Applied, lines)
+            }
+            Err(errors) => {
+                tracing::error!("configuration rejected, the old one stays: {}", errors.join("; "));
+                self.outcome(ReloadOutcome::Rejected, errors)
+            }
+        }
+    }
+
+    /// Puts a configuration in force; says what changed, or why not.
+    fn take(&mut self, loaded: Loaded) -> Result<Vec<String>, Vec<String>> {
+        let log = loaded.config.log.clone();
+        let applied = self.running.apply(loaded.config)?;
+        // The level was checked with the file.
+        let _ = self.log.set_level(&log.level);
+        self.log.set_format(log.format);
+        self.files.send_replace(loaded.files);
+        if let Some(admin) = applied.admin {
+            self.serve_admin(admin);
+        }
+        self.hash = loaded.hash;
+        let metrics = &self.status.metrics;
+        metrics.config_generation.inc();
+        metrics.reload_successful.set(1);
+        metrics.reload_success_timestamp.set(unix_now());
+        let last_reload = self.status.config.load().last_reload.clone();
+        self.status.config.store(Arc::new(ConfigStatus {
+            path: self.path.display().to_string(),
+            generation: metrics.config_generation.get().max(0).unsigned_abs(),
+            hash: self.hash.clone(),
+            last_reload,
+        }));
+        Ok(applied.lines)
+    }
+
+    /// A reload came out like this: counted, shown, and answered.
+    fn outcome(&self, outcome: ReloadOutcome, lines: Vec<String>) -> Answer {
+        use crate::metrics::Label;
+        let metrics = &self.status.metrics;
+        metrics.reloads[outcome.index()].inc();
+        metrics.reload_successful.set(i64::from(outcome != ReloadOutcome::Rejected));
+        let mut config = ConfigStatus::clone(&self.status.config.load());
+        config.last_reload =
+            Some(ReloadStatus { at: SystemTime::now(), outcome: outcome.name(), lines: lines.clone() });
+        self.status.config.store(Arc::new(config));
+        Answer::reloaded(outcome, lines)
+    }
+
+    fn answer(&mut self, asked: Asked, draining: bool) {
+        match asked {
+            // The one who asked may have gone; the work is done all the same.
+            Asked::Reload(to) if draining => {
+                let _ = to.send(Answer::refused("everlink is draining".to_owned()));
+            }
+            Asked::Reload(to) => {
+                let answer = self.reload();
+                self.running.reload_tls();
+                let _ = to.send(answer);
+            }
+            Asked::Retry(upstream, to) => {
+                let answer = match self.running.retry(Some(&upstream)) {
+                    Some(links) => Answer::retried(links),
+                    None => Answer::refused(format!("there is no upstream {upstream}")),
+                };
+                let _ = to.send(answer);
+            }
+        }
+    }
+
+    fn serve_admin(&mut self, listener: Option<AdminListener>) {
+        std::mem::take(&mut self.admin).cancel();
+        if let Some(listener) = listener {
+            tokio::spawn(admin::serve(listener, Arc::new(Desk(self.asked.0.clone())), self.admin.clone()));
+        }
+    }
+
+    async fn leave(self) -> ExitCode {
+        self.admin.cancel();
+        let cut = self.running.stop().await;
+        if cut > 0 {
+            tracing::warn!(connections = cut, "the drain is over: what was left is reset");
+        }
+        tracing::info!("everlink has stopped");
+        ExitCode::SUCCESS
+    }
+}
+
+/// A drain under way.
+struct Drain {
+    clock: DrainClock,
+    told: Instant,
+}
+
+impl Drain {
+    fn new(settings: &config::Drain) -> Self {
+        let now = Instant::now();
+        Self { clock: DrainClock::new(settings, now), told: now }
+    }
+
+    fn tell(&mut self, clients: usize) {
+        if self.told.elapsed() >= DRAIN_TOLD {
+            self.told = Instant::now();
+            tracing::info!(clients, "draining");
+        }
+    }
+}

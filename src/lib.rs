@@ -2,4 +2,5 @@
 
 pub mod config;
 pub mod metrics;
+pub mod net;
 pub mod status;

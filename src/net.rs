@@ -1,0 +1,3 @@
+//! Where everlink talks to the kernel and to certificates.
+
+pub mod tls;

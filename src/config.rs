@@ -3,6 +3,36 @@
 //! The file as written is read by [`load`]; problems come back all at once, each with its place. What changed between
 //! two configurations, and what a reload has to do about it, is told by [`diff`].
 
+mod address;
+mod bytes;
+mod check;
+mod diff;
+mod files;
+mod keys;
+mod listeners;
+mod load;
+mod read;
+mod report;
+mod show;
+mod source;
+mod summary;
+mod syntax;
+mod tree;
+mod units;
+mod values;
+mod variables;
+
+pub use diff::{Change, diff};
+pub use files::SIZE_MAX;
+pub use keys::{Class, DefaultValue, Key, Kind, keys};
+pub use load::{Loaded, load, parse};
+pub use read::Origin;
+pub use report::{Problem, Report, Severity};
+pub use show::show;
+pub use source::Place;
+pub use summary::descriptors_needed;
+pub use units::{Suggestion, UnitError, duration, show_duration, show_size, size};
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;

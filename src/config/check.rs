@@ -1,0 +1,367 @@
+//! From what is written to what is meant: every key read, then held against the others.
+
+mod addresses;
+mod heartbeat;
+mod tls;
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use toml::de::DeValue;
+use tracing_subscriber::EnvFilter;
+
+use super::address;
+use super::files::Files;
+use super::keys::Scope;
+use super::listeners::Listening;
+use super::read::{Layer, Ratio, Reader};
+use super::report::{Basis, Problem};
+use super::tree::{Table, Tree};
+use super::units::show_duration;
+use super::{
+    Admin, Balance, Config, Drain, Heartbeat, Http, Jitter, Limits, ListenAddress, Log, LogFormat, Pool, Retry, Tls,
+    Upstream,
+};
+
+/// Every upstream has its series and its tasks; this many are known to work.
+const UPSTREAMS_MAX: usize = 1024;
+/// It becomes a label and a field of the log; as long as a DNS label.
+const NAME_MAX: usize = 63;
+/// Also in the list of keys, as text; a test holds them together.
+const HTTP_DEFAULT: ([u8; 4], u16) = ([127, 0, 0, 1], 9900);
+
+/// What came out of a file: a configuration that holds if no problem was told.
+pub(super) struct Checked {
+    pub config: Config,
+    pub warnings: Vec<Problem>,
+    pub files: Vec<PathBuf>,
+}
+
+/// Reads everything. What is wrong is told to `reader`.
+pub(super) fn check(reader: &mut Reader<'_>, tree: &Tree<'_>) -> Checked {
+    let mut check = Check { reader, files: Files::default(), listening: Listening::default(), warnings: Vec::new() };
+    let top = Layer { scope: Scope::Top, path: String::new(), own: &tree.top, defaults: None };
+    let http = check.http(&top);
+    let admin = check.admin(&top);
+    let log = check.log(&top);
+    let drain = check.drain(&top);
+    if let Some(defaults) = &tree.defaults {
+        // A default that every upstream overrides is checked all the same.
+        let layer = Layer { scope: Scope::Defaults, path: "defaults.".to_owned(), own: defaults, defaults: None };
+        check.settings(&layer);
+    }
+    check.reader.origins.retain(|path, _| !path.starts_with("defaults."));
+    let upstreams = check.upstreams(tree);
+    check.listening.tell_clashes(check.reader);
+    check.listening.tell_loops(check.reader);
+    let config = Config { http, admin, log, drain, upstreams };
+    let Check { mut warnings, files, .. } = check;
+    warnings.extend(files.warnings);
+    Checked { config, warnings, files: files.named.into_iter().collect() }
+}
+
+struct Check<'r, 's> {
+    reader: &'r mut Reader<'s>,
+    files: Files,
+    listening: Listening,
+    warnings: Vec<Problem>,
+}
+
+/// An upstream's tables that `[defaults]` may hold too.
+struct Settings {
+    heartbeat: Heartbeat,
+    retry: Retry,
+    pool: Pool,
+    limits: Limits,
+    tls: Option<Tls>,
+}
+
+impl Check<'_, '_> {
+    fn http(&mut self, top: &Layer<'_, '_>) -> Http {
+        let texts = self.reader.texts(top, "http.listen", "an address such as \"127.0.0.1:9900\", a list, or \"off\"");
+        let mut listen = Vec::new();
+        match &texts.value {
+            Some(texts) if matches!(&texts[..], [text] if text.value == "off") => {}
+            Some(texts) => {
+                if let (true, Some(at)) = (texts.is_empty(), top.place_of("http.listen")) {
+                    self.reader.error(&at, "`listen` is empty", "write \"off\" to switch it off");
+                }
+                for text in texts {
+                    match self.listen_address(text, "listen") {
+                        Some(ListenAddress::Tcp(address)) => {
+                            self.listening.add(None, "[http]", ListenAddress::Tcp(address), text);
+                            listen.push(address);
+                        }
+                        Some(ListenAddress::Unix(_)) => self.reader.error(
+                            &text.span,
+                            "`listen` of [http] takes no unix socket",
+                            "write an address such as \"127.0.0.1:9900\"",
+                        ),
+                        None => {}
+                    }
+                }
+            }
+            None => {
+                let default = std::net::SocketAddr::from(HTTP_DEFAULT);
+                listen.push(default);
+                if texts.at.is_none() {
+                    self.listening.add_default("[http]", ListenAddress::Tcp(default));
+                }
+            }
+        }
+        let public_status = self.reader.flag(top, "http.public_status").value;
+        Http { listen, public_status }
+    }
+
+    fn admin(&mut self, top: &Layer<'_, '_>) -> Option<Admin> {
+        let text = self.reader.optional_text(top, "admin.socket");
+        if let (Some(at), None, true) = (top.own.tables.get("admin"), &text.at, text.sound) {
+            self.reader.error_of_whole(at, "[admin] has no `socket`", "as in socket = \"/run/everlink/admin.sock\"");
+        }
+        let text = text.value?;
+        if text.value == "off" {
+            return None;
+        }
+        let path = text.value.strip_prefix("unix:").unwrap_or(&text.value);
+        match address::unix_path(path) {
+            Ok(socket) => {
+                self.listening.add(None, "[admin]", ListenAddress::Unix(socket.clone()), &text);
+                Some(Admin { socket })
+            }
+            Err(error) => {
+                let message = format!("`socket` {} {}", text.quoted(), error.message);
+                self.reader.error(&text.span, message, "as in \"/run/everlink/admin.sock\"");
+                None
+            }
+        }
+    }
+
+    fn log(&mut self, top: &Layer<'_, '_>) -> Log {
+        let level = self.reader.optional_text(top, "log.level").value;
+        let level = level.and_then(|text| {
+            let problem = filter_problem(&text.value);
+            if let Some((message, help)) = problem {
+                let message = format!("`level` {} {message}", text.quoted());
+                self.reader.error(&text.span, message, if text.is_plain() { help } else { LEVELS_HELP.to_owned() });
+                return None;
+            }
+            Some(text.value)
+        });
+        let formats = [LogFormat::Auto, LogFormat::Text, LogFormat::Json];
+        let format = self.reader.choice(top, "log.format").value;
+        Log {
+            level: level.unwrap_or_else(|| "info".to_owned()),
+            format: formats.get(format).copied().unwrap_or(LogFormat::Auto),
+        }
+    }
+
+    fn drain(&mut self, top: &Layer<'_, '_>) -> Drain {
+        let timeout = self.reader.time(top, "drain.timeout");
+        let quiet = self.reader.time(top, "drain.quiet");
+        let minimum = self.reader.time(top, "drain.minimum");
+        let drain = Drain {
+            timeout: timeout.value.unwrap_or_default(),
+            quiet: quiet.value,
+            minimum: minimum.value.unwrap_or_default(),
+        };
+        if timeout.sound && minimum.sound && drain.minimum > drain.timeout {
+            let message = format!(
+                "`minimum` is {}, longer than `timeout`, which is {}",
+                self.shown(top, "drain.minimum", drain.minimum),
+                self.shown(top, "drain.timeout", drain.timeout)
+            );
+            self.pair(top, "drain.minimum", "drain.timeout", message, "a drain ends at its timeout at the latest");
+        }
+        drain
+    }
+
+    fn upstreams(&mut self, tree: &Tree<'_>) -> BTreeMap<String, Arc<Upstream>> {
+        let mut upstreams = BTreeMap::new();
+        let mut seen: HashMap<String, Range<usize>> = HashMap::new();
+        if tree.upstreams.is_empty() && !tree.gateway {
+            let help = "the least that runs:\n[upstreams.orders]\nlisten = \"127.0.0.1:7001\"\nendpoints = [\"orders.internal:9000\"]";
+            let mut problem = Problem::of_file(&self.reader.source.name, "no upstream is named").basis(Basis::Whole);
+            problem.help = help.lines().map(str::to_owned).collect();
+            self.reader.tell(problem);
+        }
+        if let Some((_, table)) = tree.upstreams.get(UPSTREAMS_MAX) {
+            let message = format!("{} upstreams are too many: at most {UPSTREAMS_MAX}", tree.upstreams.len());
+            self.reader.error(&table.place, message, "run a second everlink for the others");
+        }
+        for (name, table) in tree.upstreams.iter().take(UPSTREAMS_MAX) {
+            self.name(name, table, &mut seen);
+            if let Some(upstream) = self.upstream(name, table, tree.defaults.as_ref()) {
+                upstreams.insert((*name).to_owned(), Arc::new(upstream));
+            }
+        }
+        upstreams
+    }
+
+    fn name(&mut self, name: &str, table: &Table<'_>, seen: &mut HashMap<String, Range<usize>>) {
+        let lower = name.to_lowercase();
+        let form = "names have a-z, 0-9, `_` and `-`, begin with a letter or digit, and have 1 to 63 characters";
+        let shown = super::read::quoted(name);
+        if let Some(other) = seen.get(&lower) {
+            let problem = Problem::at(
+                self.reader.source,
+                &table.place,
+                format!("upstream {shown} differs from another only by its case"),
+            );
+            self.reader.tell(problem.and_at(self.reader.source, other, "the other").help(form));
+            return;
+        }
+        seen.insert(lower.clone(), table.place.clone());
+        let fits = |name: &str| {
+            name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+                && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-'))
+                && name.len() <= NAME_MAX
+        };
+        if fits(name) {
+            return;
+        }
+        let help = if fits(&lower) { format!("write `{lower}`; {form}") } else { form.to_owned() };
+        let what = if name.len() > NAME_MAX {
+            format!("the upstream's name has {} characters", name.chars().count())
+        } else {
+            format!("{shown} cannot be the name of an upstream")
+        };
+        self.reader.error(&table.place, what, help);
+    }
+
+    fn upstream(&mut self, name: &str, table: &Table<'_>, defaults: Option<&Table<'_>>) -> Option<Upstream> {
+        let layer = Layer { scope: Scope::Upstream, path: format!("upstreams.{name}."), own: table, defaults };
+        if table.tunnel {
+            let at = layer.place_of("mode").unwrap_or(table.place.clone());
+            self.reader.error(&at, "tunnel mode is not in this build yet", "this build has mode = \"direct\"");
+            self.settings(&layer);
+            return None;
+        }
+        self.reader.choice(&layer, "mode");
+        let insecure = self.reader.flag(&layer, "insecure_listen");
+        let listen = self.listeners(&layer, name, insecure.value || !insecure.sound);
+        let endpoints = self.endpoints(&layer, name);
+        let balances = [Balance::Priority, Balance::RoundRobin, Balance::LeastConnections];
+        let balance = self.reader.choice(&layer, "balance").value;
+        let required = self.reader.flag(&layer, "required").value;
+        let Settings { heartbeat, retry, pool, limits, tls } = self.settings(&layer);
+        Some(Upstream {
+            name: name.to_owned(),
+            listen,
+            endpoints,
+            balance: balances.get(balance).copied().unwrap_or(Balance::Priority),
+            required,
+            heartbeat,
+            retry,
+            pool,
+            limits,
+            tls,
+        })
+    }
+
+    fn settings(&mut self, layer: &Layer<'_, '_>) -> Settings {
+        Settings {
+            heartbeat: self.heartbeat(layer),
+            retry: self.retry(layer),
+            pool: Pool {
+                size: count(self.reader.count(layer, "pool.size").value),
+                max_age: self.reader.time(layer, "pool.max_age").value,
+            },
+            limits: Limits {
+                connections: count(self.reader.count(layer, "limits.connections").value),
+                wait: self.reader.time(layer, "limits.wait").value.unwrap_or_default(),
+                waiting: count(self.reader.count(layer, "limits.waiting").value),
+                idle_timeout: self.reader.time(layer, "limits.idle_timeout").value,
+            },
+            tls: self.tls(layer),
+        }
+    }
+
+    fn retry(&mut self, layer: &Layer<'_, '_>) -> Retry {
+        let initial = self.reader.time(layer, "retry.initial");
+        let max = self.reader.time(layer, "retry.max");
+        let multiplier = self.reader.ratio(layer, "retry.multiplier").value;
+        let jitter = self.reader.ratio(layer, "retry.jitter").value;
+        let attempts = self.reader.count(layer, "retry.attempts").value;
+        let retry = Retry {
+            initial: initial.value.unwrap_or_default(),
+            max: max.value.unwrap_or_default(),
+            multiplier: if let Ratio::Number(number) = multiplier { number } else { 1.0 },
+            jitter: match jitter {
+                Ratio::Number(share) => Jitter::Share(share),
+                Ratio::Word(0) => Jitter::Full,
+                Ratio::Word(_) => Jitter::Off,
+            },
+            attempts: attempts.and_then(|attempts| u32::try_from(attempts).ok()),
+            stable_after: self.reader.time(layer, "retry.stable_after").value.unwrap_or_default(),
+            connect_timeout: self.reader.time(layer, "retry.connect_timeout").value.unwrap_or_default(),
+        };
+        let whole = layer.scope == Scope::Upstream;
+        if whole && initial.sound && max.sound && retry.initial > retry.max {
+            let message = format!(
+                "`initial` is {}, longer than `max`, which is {}",
+                self.shown(layer, "retry.initial", retry.initial),
+                self.shown(layer, "retry.max", retry.max)
+            );
+            let help = "waits grow from `initial` to `max`: lower the one or raise the other";
+            self.pair(layer, "retry.initial", "retry.max", message, help);
+        }
+        retry
+    }
+
+    /// A duration for a message; by name only if it came from a variable.
+    fn shown(&self, layer: &Layer<'_, '_>, name: &str, time: Duration) -> String {
+        let text = match layer.find(name).map(|(written, _)| written.value.get_ref()) {
+            Some(DeValue::String(text)) => text.contains("${").then(|| text.to_string()),
+            Some(_) => None,
+            None => return format!("{} by default", show_duration(time)),
+        };
+        text.unwrap_or_else(|| show_duration(time))
+    }
+
+    /// A problem of two keys, at the places where they are written.
+    fn pair(&mut self, layer: &Layer<'_, '_>, first: &str, second: &str, message: String, help: &str) {
+        let (main, other) = match (layer.place_of(first), layer.place_of(second)) {
+            (Some(main), other) => (main, other),
+            (None, Some(only)) => (only, None),
+            (None, None) => return,
+        };
+        let problem = Problem::at(self.reader.source, &main, message).help(help).basis(Basis::Whole);
+        self.reader.tell(match other {
+            Some(other) => problem.and_at(self.reader.source, &other, "and this"),
+            None => problem,
+        });
+    }
+}
+
+fn count(count: Option<u64>) -> usize {
+    count.and_then(|count| usize::try_from(count).ok()).unwrap_or(usize::MAX)
+}
+
+fn shown(name: &str) -> String {
+    name.chars().take(NAME_MAX).map(super::source::printable).collect()
+}
+
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+const LEVELS_HELP: &str =
+    "levels are error, warn, info, debug, trace; a filter is as in \"info,everlink::direct=debug\"";
+
+/// What is wrong with a filter, and the cure. A single unknown word would be taken for the name of a module and
+/// silence everything else, so it is not.
+fn filter_problem(level: &str) -> Option<(&'static str, String)> {
+    if level.trim().is_empty() {
+        return Some(("is empty", LEVELS_HELP.to_owned()));
+    }
+    for directive in level.split(',').map(str::trim) {
+        let lower = directive.to_ascii_lowercase();
+        if !directive.contains(['=', '[', ']', '{', '}', '"']) && !LEVELS.contains(&lower.as_str()) {
+            let near = LEVELS.iter().min_by_key(|word| strsim::damerau_levenshtein(&lower, word));
+            let near = near.filter(|near| strsim::damerau_levenshtein(&lower, near) <= 2);
+            let near = near.map(|near| format!("did you mean \"{near}\"? ")).unwrap_or_default();
+            return Some(("is not a level", format!("{near}{LEVELS_HELP}")));
+        }
+    }
+    EnvFilter::builder().parse(level).err().map(|_| ("is not a filter", LEVELS_HELP.to_owned()))
+}

@@ -1,0 +1,284 @@
+//! The tree held against the list of keys: what is known, what is not, and what was meant instead.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::keys::Scope;
+use super::report::{Basis, Problem};
+use super::source::{Source, is_secret_name};
+
+/// A value as the parser left it.
+#[derive(Clone)]
+pub(super) struct Written<'t> {
+    pub value: &'t Spanned<DeValue<'t>>,
+}
+
+/// What is written in one scope, by the names of the keys below it.
+#[derive(Default)]
+pub(super) struct Table<'t> {
+    /// The name of the upstream, or the header.
+    pub place: Range<usize>,
+    pub keys: BTreeMap<&'static str, Written<'t>>,
+    pub tables: BTreeMap<String, Range<usize>>,
+    /// `tls = "off"`.
+    pub tls_off: bool,
+    /// Something that belongs to tunnel mode was found and told.
+    pub tunnel: bool,
+}
+
+/// The whole file, sorted into its scopes.
+#[derive(Default)]
+pub(super) struct Tree<'t> {
+    pub top: Table<'t>,
+    pub defaults: Option<Table<'t>>,
+    pub upstreams: Vec<(&'t str, Table<'t>)>,
+    /// `[gateway]` is there: a file with nothing else is not empty.
+    pub gateway: bool,
+}
+
+/// Sorts a document and tells what does not belong.
+pub(super) fn sort<'t>(source: &Source, document: &'t DeTable<'t>) -> (Tree<'t>, Vec<Problem>) {
+    let mut walk = Walk { source, problems: Vec::new(), upstreams: BTreeSet::new() };
+    let mut tree = Tree::default();
+    for (key, value) in document {
+        match (&**key.get_ref(), value.get_ref()) {
+            ("upstreams", DeValue::Table(upstreams)) => {
+                walk.upstreams = upstreams.keys().map(|name| name.get_ref().to_string()).collect();
+            }
+            ("gateway", _) => tree.gateway = true,
+            _ => {}
+        }
+    }
+    for (key, value) in document {
+        match (&**key.get_ref(), value.get_ref()) {
+            ("upstreams", DeValue::Table(upstreams)) => {
+                for (name, value) in upstreams {
+                    let mut table = Table { place: name.span(), ..Table::default() };
+                    match value.get_ref() {
+                        DeValue::Table(keys) => {
+                            table.tunnel = mode_is_tunnel(keys);
+                            walk.table(Scope::Upstream, name.get_ref(), "", keys, &mut table);
+                        }
+                        value => {
+                            let list = matches!(value, DeValue::Array(_));
+                            walk.wrong_table(&name.span(), &format!("upstreams.{}", name.get_ref()), list);
+                            continue;
+                        }
+                    }
+                    tree.upstreams.push((name.get_ref(), table));
+                }
+            }
+            ("defaults", DeValue::Table(keys)) => {
+                let mut table = Table { place: key.span(), ..Table::default() };
+                walk.table(Scope::Defaults, "", "", keys, &mut table);
+                tree.defaults = Some(table);
+            }
+            (name @ ("upstreams" | "defaults"), _) => walk.wrong_table(&key.span(), name, false),
+            _ => walk.entry(Scope::Top, "", "", key, value, &mut tree.top),
+        }
+    }
+    // The parser sorts by name; people read by line.
+    tree.upstreams.sort_by_key(|(_, table)| table.place.start);
+    (tree, walk.problems)
+}
+
+fn mode_is_tunnel(keys: &DeTable<'_>) -> bool {
+    keys.iter().any(|(key, value)| {
+        key.get_ref() == "mode" && matches!(value.get_ref(), DeValue::String(mode) if mode == "tunnel")
+    })
+}
+
+/// A file with more unknown keys than this is no configuration; the rest is not told.
+const UNKNOWN_MAX: usize = 1000;
+/// Longer names are compared with none: it would take long and help nobody.
+const COMPARED_MAX: usize = 80;
+
+struct Walk<'s> {
+    source: &'s Source,
+    problems: Vec<Problem>,
+    upstreams: BTreeSet<String>,
+}
+
+impl Walk<'_> {
+    fn table<'t>(&mut self, scope: Scope, upstream: &str, prefix: &str, keys: &'t DeTable<'t>, table: &mut Table<'t>) {
+        for (key, value) in keys {
+            self.entry(scope, upstream, prefix, key, value, table);
+        }
+    }
+
+    /// `prefix` is empty or ends in a dot.
+    fn entry<'t>(
+        &mut self,
+        scope: Scope,
+        upstream: &str,
+        prefix: &str,
+        key: &Spanned<std::borrow::Cow<'t, str>>,
+        value: &'t Spanned<DeValue<'t>>,
+        table: &mut Table<'t>,
+    ) {
+        let path = format!("{prefix}{}", key.get_ref());
+        if let Some(known) = scope.key(&path) {
+            table.keys.insert(known.name(), Written { value });
+        } else if scope.is_table(&path) {
+            match value.get_ref() {
+                DeValue::Table(keys) => {
+                    table.tables.insert(path.clone(), key.span());
+                    self.table(scope, upstream, &format!("{path}."), keys, table);
+                }
+                DeValue::String(word) if path == "tls" && scope == Scope::Upstream && word == "off" => {
+                    table.tls_off = true;
+                }
+                _ => self.wrong_table(&key.span(), &full(scope, upstream, &path), false),
+            }
+        } else if scope.is_of_tunnel(&path) {
+            // One word about an upstream's mode says it for all of its keys.
+            if !table.tunnel {
+                self.of_tunnel(&key.span(), scope, &path);
+            }
+        } else {
+            self.unknown(scope, upstream, prefix, key.get_ref(), &key.span());
+        }
+    }
+
+    fn of_tunnel(&mut self, span: &Range<usize>, scope: Scope, path: &str) {
+        let message = match scope {
+            Scope::Top => "tunnel mode, and so `[gateway]`, is not in this build yet".to_owned(),
+            _ => format!("tunnel mode, and so `{path}`, is not in this build yet"),
+        };
+        self.problems.push(Problem::at(self.source, span, message).help("this build has direct mode; leave it out"));
+    }
+
+    fn wrong_table(&mut self, span: &Range<usize>, path: &str, list: bool) {
+        let problem = if list {
+            Problem::at(self.source, span, format!("`{path}` is a list of tables, and must be one table"))
+                .help(format!("write [{path}] with single brackets"))
+        } else {
+            Problem::at(self.source, span, format!("`{path}` must be a table")).help(format!("write [{path}]"))
+        };
+        self.problems.push(problem);
+    }
+
+    fn unknown(&mut self, scope: Scope, upstream: &str, prefix: &str, name: &str, span: &Range<usize>) {
+        if self.problems.len() >= UNKNOWN_MAX {
+            return;
+        }
+        let table = full(scope, upstream, prefix.trim_end_matches('.'));
+        let place = if table.is_empty() { String::new() } else { format!(" in [{table}]") };
+        let problem = Problem::at(self.source, span, format!("unknown key `{}`{place}", shorten(name)));
+        if is_secret_name(name) {
+            let help = "a secret is never written into the file: name a file that holds it, or use ${VAR}";
+            let known: Vec<_> = scope.names_in(prefix).into_iter().filter(|known| known.ends_with("_file")).collect();
+            let problem = problem.help(help);
+            let known = known.iter().map(|known| format!("`{known}`")).collect::<Vec<_>>().join(", ");
+            self.problems.push(if known.is_empty() { problem } else { problem.help(format!("files here: {known}")) });
+            return;
+        }
+        let help = self
+            .elsewhere(scope, upstream, prefix, name)
+            .or_else(|| nearest(scope, prefix, name).map(|near| format!("did you mean `{near}`?")))
+            .unwrap_or_else(|| {
+                let names = scope.names_in(prefix).iter().map(|name| format!("`{name}`")).collect::<Vec<_>>();
+                format!("known here: {}", names.join(", "))
+            });
+        self.problems.push(problem.help(help));
+    }
+
+    /// Tables in which this very name is known.
+    fn elsewhere(&self, scope: Scope, upstream: &str, prefix: &str, name: &str) -> Option<String> {
+        let tables = |scope: Scope| -> Vec<String> {
+            scope
+                .keys()
+                .filter_map(|key| match key.name().rsplit_once('.') {
+                    Some((table, last)) if last == name => Some(table.to_owned()),
+                    None if key.name() == name => Some(String::new()),
+                    _ => None,
+                })
+                .collect()
+        };
+        let example = self.upstreams.first().map_or("NAME", String::as_str);
+        let mut found: Vec<String> = match scope {
+            Scope::Upstream | Scope::Defaults => {
+                tables(scope).iter().map(|table| full(scope, upstream, table)).collect()
+            }
+            Scope::Top => tables(Scope::Upstream).iter().map(|table| full(Scope::Upstream, example, table)).collect(),
+        };
+        if scope == Scope::Defaults && found.is_empty() {
+            let of_upstream = tables(Scope::Upstream);
+            if of_upstream.iter().any(String::is_empty) {
+                return Some(format!("`{name}` has no default for all: it belongs in [upstreams.{example}]"));
+            }
+        }
+        if scope == Scope::Top || found.is_empty() {
+            found.extend(tables(Scope::Top));
+        }
+        // A whole table in a place it does not belong to.
+        if found.is_empty() && scope == Scope::Top && prefix.is_empty() && Scope::Upstream.is_table(name) {
+            return Some(format!("write [upstreams.{example}.{name}], or [defaults.{name}] for all upstreams"));
+        }
+        found.retain(|table| *table != full(scope, upstream, prefix.trim_end_matches('.')) && !table.is_empty());
+        let (last, others) = found.split_last()?;
+        let tables = match others {
+            [] => format!("[{last}]"),
+            _ => format!(
+                "{} or [{last}]",
+                others.iter().map(|table| format!("[{table}]")).collect::<Vec<_>>().join(", ")
+            ),
+        };
+        Some(format!("`{name}` belongs in {tables}"))
+    }
+}
+
+/// The nearest name in this table, or the nearest path below it for names such as `heartbeat_interval`.
+fn nearest(scope: Scope, prefix: &str, name: &str) -> Option<String> {
+    if name.len() > COMPARED_MAX {
+        return None;
+    }
+    let lower = name.to_ascii_lowercase().replace('-', "_");
+    let mut best: Option<(usize, String)> = None;
+    let names = scope.names_in(prefix).into_iter().map(str::to_owned);
+    let paths = scope.keys().filter_map(|key| key.name().strip_prefix(prefix)).map(str::to_owned);
+    for candidate in names.chain(paths) {
+        let spelled = candidate.replace(['.', '-'], "_");
+        let distance = strsim::damerau_levenshtein(&lower, &spelled);
+        let allowed = (spelled.len().max(lower.len()) / 3).max(1);
+        if distance <= allowed && best.as_ref().is_none_or(|(least, _)| distance < *least) {
+            best = Some((distance, candidate));
+        }
+    }
+    best.map(|(_, name)| name)
+}
+
+fn full(scope: Scope, upstream: &str, path: &str) -> String {
+    let base = match scope {
+        Scope::Top => String::new(),
+        Scope::Upstream => format!("upstreams.{upstream}"),
+        Scope::Defaults => "defaults".to_owned(),
+    };
+    match (base.is_empty(), path.is_empty()) {
+        (true, _) => path.to_owned(),
+        (false, true) => base,
+        (false, false) => format!("{base}.{path}"),
+    }
+}
+
+fn shorten(name: &str) -> String {
+    name.chars().take(64).collect()
+}
+
+/// Drops what rests on a broken syntax: everything on a broken line or after one from which the parser lost its way,
+/// and everything that needs the whole file.
+pub(super) fn trust(problems: &mut Vec<Problem>, syntax: &[Problem], lost_from: Option<usize>) {
+    let broken: BTreeSet<_> =
+        syntax.iter().filter(|p| p.basis == Basis::Syntax).filter_map(|p| p.places.first()).map(|p| p.line).collect();
+    if broken.is_empty() {
+        return;
+    }
+    let sound = |line: usize| !broken.contains(&line) && lost_from.is_none_or(|lost| line < lost);
+    problems.retain(|problem| {
+        // Two places tell that neither value is one the parser lost.
+        (problem.basis != Basis::Whole || problem.places.len() > 1) && problem.places.iter().all(|p| sound(p.line))
+    });
+}

@@ -3,5 +3,6 @@
 pub mod clock;
 pub mod config;
 pub mod http;
+pub mod log;
 pub mod metrics;
 pub mod status;

@@ -208,5 +208,6 @@ fn fault_57_a_process_whose_stdout_is_never_read_ends_in_time() {
         std::thread::sleep(Duration::from_millis(10));
     }
     let _ = child.kill();
+    child.wait().unwrap();
     assert_eq!(code.and_then(|code| code.code()), Some(42), "still there, or failed");
 }

@@ -21,7 +21,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::config::{self, LogFormat};
-pub use escape::{VALUE_LIMIT, escape};
+pub use escape::{VALUE_LIMIT, escape, printable};
 use format::Shape;
 
 /// A line has some 200 bytes, so a queue that nobody empties holds about 2 MiB.

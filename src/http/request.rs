@@ -164,6 +164,9 @@ fn content_length(value: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::strategy::Strategy;
+
+    use super::super::head::HeadScan;
     use super::*;
 
     fn parse(lines: &str) -> Result<Request, Refusal> {
@@ -245,5 +248,32 @@ mod tests {
         assert_eq!(with("Transfer-Encoding: gzip, chunked"), Err(Refusal::UnknownCoding));
         assert_eq!(with("Transfer-Encoding: rot13"), Err(Refusal::UnknownCoding));
         assert_eq!(with("Content-Encoding: br"), Err(Refusal::UnknownCoding));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_the_reader_panic_and_no_cut_changes_the_verdict(
+            pieces in proptest::collection::vec(
+                proptest::prop_oneof![
+                    proptest::sample::select(vec![
+                        "GET ", "HEAD ", "/", "/metrics", "?", " HTTP/1.1", " HTTP/1.0", "\r\n", "\r\n\r\n", "\n", "\r", "Host: a",
+                        "Content-Length: ", "5", "Transfer-Encoding: chunked", "Accept: */*;q=", "Connection: close", ":", ",", "\0",
+                    ]).prop_map(|s: &str| s.as_bytes().to_vec()),
+                    proptest::collection::vec(proptest::num::u8::ANY, 0..4),
+                ],
+                0..24,
+            ),
+            cut in 0usize..200,
+        ) {
+            let bytes = pieces.concat();
+            let whole = HeadScan::default().feed(&bytes);
+            let mut scan = HeadScan::default();
+            let first = scan.feed(&bytes[..cut.min(bytes.len())]);
+            let parted = if first == Ok(None) { scan.feed(&bytes) } else { first };
+            proptest::prop_assert_eq!(&whole, &parted);
+            if let Ok(Some(end)) = whole {
+                let _ = Request::parse(&bytes[..end]);
+            }
+        }
     }
 }

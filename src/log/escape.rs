@@ -24,6 +24,11 @@ pub fn escape(text: impl AsRef<[u8]>) -> String {
     out.text
 }
 
+/// [`escape`] for a table or a sentence: quotes and backslashes stay as they are.
+pub fn printable(text: &str) -> String {
+    visible(text, VALUE_LIMIT)
+}
+
 /// `text` with what is not visible made so, quotes and backslashes left as they are.
 pub(super) fn visible(text: &str, limit: usize) -> String {
     let mut out = Capped::new(limit);

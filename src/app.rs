@@ -58,6 +58,11 @@ pub fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
+/// The admin socket that the file at `path` names; `None` also if the file cannot be used.
+pub fn configured_admin(path: &Path) -> Option<PathBuf> {
+    config::load(path, &environment).ok()?.config.admin.map(|admin| admin.socket)
+}
+
 fn started(path: &Path, loaded: Loaded, log: &LogHandle, with_demo: bool) -> std::io::Result<ExitCode> {
     let layout = Layout::for_this_machine();
     let metrics = Metrics::new().map_err(std::io::Error::other)?;
@@ -287,6 +292,7 @@ impl<'l> App<'l> {
     /// Puts a configuration in force; says what changed, or why not.
     fn take(&mut self, loaded: Loaded) -> Result<Vec<String>, Vec<String>> {
         let log = loaded.config.log.clone();
+        let effective = config::show(&loaded);
         let applied = self.running.apply(loaded.config)?;
         // The level was checked with the file.
         let _ = self.log.set_level(&log.level);
@@ -306,6 +312,7 @@ impl<'l> App<'l> {
             generation: metrics.config_generation.get().max(0).unsigned_abs(),
             hash: self.hash.clone(),
             last_reload,
+            effective: effective.into(),
         }));
         Ok(applied.lines)
     }

@@ -21,6 +21,7 @@ mod tree;
 mod units;
 mod values;
 mod variables;
+pub mod watch;
 
 pub use diff::{Change, diff};
 pub use files::SIZE_MAX;

@@ -1,13 +1,23 @@
 //! everlink keeps upstream TCP links alive. See the README for what it does and how to run it.
 
+#![deny(unsafe_code)]
+
+pub mod admin;
+pub mod app;
+pub mod check;
+pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod direct;
+pub mod http;
+pub mod lifecycle;
 pub mod link;
 pub mod listener;
 pub mod log;
 pub mod metrics;
 pub mod net;
+pub mod running;
 pub mod status;
 pub mod upstream;
 pub mod workers;

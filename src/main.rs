@@ -1,1 +1,18 @@
-fn main() {}
+//! Arguments in, exit code out.
+
+use std::process::ExitCode;
+
+use everlink::cli::{self, Command};
+use everlink::{app, check};
+
+fn main() -> ExitCode {
+    match cli::parse() {
+        Command::Run(args) => app::run(&args.config, false),
+        Command::Demo(args) => app::run(&args.config, true),
+        Command::Check(args) => check::run(&args),
+        Command::Status(args) => cli::status::run(&args),
+        Command::Probe(args) => cli::probe::run(&args),
+        Command::Reload(args) => cli::admin::reload(&args, app::configured_admin(&args.config)),
+        Command::Retry(args) => cli::admin::retry(&args, app::configured_admin(&args.admin.config)),
+    }
+}

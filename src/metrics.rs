@@ -4,6 +4,7 @@
 //! appear at 0 with their upstream and go with it. Label values come from the configuration or from the closed lists
 //! here, never from a peer.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -172,6 +173,23 @@ pub struct EndpointMetrics {
     pub losses: IntCounter,
 }
 
+/// Every endpoint's figures at one moment, by upstream and endpoint.
+#[derive(Debug, Default)]
+pub struct EndpointFigures(HashMap<String, HashMap<String, EndpointFigure>>);
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EndpointFigure {
+    pub up: bool,
+    pub losses: u64,
+}
+
+impl EndpointFigures {
+    /// Down and never lost, for an endpoint without series.
+    pub fn get(&self, upstream: &str, endpoint: &str) -> EndpointFigure {
+        self.0.get(upstream).and_then(|endpoints| endpoints.get(endpoint)).copied().unwrap_or_default()
+    }
+}
+
 impl Metrics {
     /// Registers everything. Errors only if two metrics share a name, which a test rules out.
     pub fn new() -> Result<Self, prometheus::Error> {
@@ -288,6 +306,25 @@ impl Metrics {
             up: self.families.endpoint_up.with_label_values(labels),
             losses: self.families.endpoint_losses.with_label_values(labels),
         }
+    }
+
+    /// What the endpoints' series say, without creating one for an endpoint that has just been removed.
+    pub fn endpoint_figures(&self) -> EndpointFigures {
+        let mut figures = EndpointFigures::default();
+        for family in self.families.endpoint_up.collect().iter().chain(&self.families.endpoint_losses.collect()) {
+            let losses = family.get_field_type() == prometheus::proto::MetricType::COUNTER;
+            for metric in family.get_metric() {
+                let label = |name| metric.get_label().iter().find(|l| l.name() == name).map_or("", |l| l.value());
+                let endpoints = figures.0.entry(label("upstream").to_owned()).or_default();
+                let figure = endpoints.entry(label("endpoint").to_owned()).or_default();
+                if losses {
+                    figure.losses = metric.get_counter().get_value() as u64;
+                } else {
+                    figure.up = metric.get_gauge().get_value() == 1.0;
+                }
+            }
+        }
+        figures
     }
 
     /// Forgets an endpoint that left the configuration.

@@ -42,6 +42,8 @@ pub struct ConfigStatus {
     /// The first 12 hexadecimal digits of the content's SHA-256.
     pub hash: String,
     pub last_reload: Option<ReloadStatus>,
+    /// What is in force, as a file that means the same; secrets masked.
+    pub effective: Arc<str>,
 }
 
 #[derive(Debug, Clone)]

@@ -1,0 +1,201 @@
+//! The admin socket's file: made for its owner alone, never taken from another process, gone at the end.
+
+use std::fs::{self, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::{UnixListener, UnixStream};
+
+/// Room in the kernel's queue beyond the connections served at once.
+const BACKLOG: i32 = 16;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    #[error("admin.socket {path}: another process answers there; stop it or choose another path")]
+    Live { path: PathBuf },
+    #[error("admin.socket {path}: there is something that is not a socket; remove it or choose another path")]
+    NotASocket { path: PathBuf },
+    #[error("admin.socket {path}: cannot {doing}: {cause}")]
+    Io { path: PathBuf, doing: &'static str, cause: io::Error },
+}
+
+/// A bound admin socket. Dropping it removes its file, if the file is still its own.
+#[derive(Debug)]
+pub struct AdminListener {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode of the file.
+    identity: (u64, u64),
+    owner: u32,
+}
+
+impl AdminListener {
+    /// Binds `path` with mode 0600. A stale socket is replaced by a rename, so that the path is never missing.
+    /// Needs a tokio runtime with I/O.
+    pub fn bind(path: &Path) -> Result<Self, BindError> {
+        let failed = |doing| move |cause| BindError::Io { path: path.to_owned(), doing, cause };
+        let stale = is_stale(path)?;
+        let place = if stale { beside(path) } else { path.to_owned() };
+        if stale {
+            // What an earlier process of our number may have left there.
+            let _ = fs::remove_file(&place);
+        }
+        let listener = bind_private(&place).map_err(failed("bind it"))?;
+        let made = Made(Some(place.clone()));
+        let file = fs::symlink_metadata(&place).map_err(failed("look at it"))?;
+        if stale {
+            fs::rename(&place, path).map_err(failed("put it in the stale one's place"))?;
+        }
+        made.keep();
+        let owner = our_uid().map_err(failed("tell whose it is"))?;
+        Ok(Self { listener, path: path.to_owned(), identity: (file.dev(), file.ino()), owner })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The user this process runs as.
+    pub(super) fn owner(&self) -> u32 {
+        self.owner
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
+        self.listener.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+impl Drop for AdminListener {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
+        if ours {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A file just made, removed again unless kept.
+struct Made(Option<PathBuf>);
+
+impl Made {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Whether a socket lies at `path` that nobody answers. Errors: somebody does, or it is no socket.
+fn is_stale(path: &Path) -> Result<bool, BindError> {
+    let file = match fs::symlink_metadata(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(cause) => return Err(BindError::Io { path: path.to_owned(), doing: "look at it", cause }),
+    };
+    if !file.file_type().is_socket() {
+        return Err(BindError::NotASocket { path: path.to_owned() });
+    }
+    match StdStream::connect(path) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(true),
+        // It went in the meantime.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        // Connected; or not allowed to, or its queue is full: somebody is there.
+        Ok(_) | Err(_) => Err(BindError::Live { path: path.to_owned() }),
+    }
+}
+
+/// A short name in the same directory, since a socket's path has 107 bytes at most.
+fn beside(path: &Path) -> PathBuf {
+    path.with_file_name(format!(".{}", std::process::id()))
+}
+
+/// The mode is set before anyone can connect, which is from `listen` on.
+fn bind_private(path: &Path) -> io::Result<UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    let made = Made(Some(path.to_owned()));
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    socket.listen(BACKLOG)?;
+    let listener = UnixListener::from_std(std::os::unix::net::UnixListener::from(std::os::fd::OwnedFd::from(socket)))?;
+    made.keep();
+    Ok(listener)
+}
+
+/// As the kernel would tell it of us to a peer.
+fn our_uid() -> io::Result<u32> {
+    let (ours, _theirs) = UnixStream::pair()?;
+    Ok(ours.peer_cred()?.uid())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("admin.sock");
+        (directory, path)
+    }
+
+    #[tokio::test]
+    async fn the_file_is_for_its_owner_alone_and_goes_with_the_listener() {
+        let (_directory, path) = place();
+        let listener = AdminListener::bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(&path).unwrap().uid(), listener.owner());
+        drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced() {
+        let (directory, path) = place();
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let _listener = AdminListener::bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(StdStream::connect(&path).is_ok());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_live_socket_and_a_file_are_left_alone() {
+        let (_directory, path) = place();
+        let live = AdminListener::bind(&path).unwrap();
+        assert!(matches!(AdminListener::bind(&path), Err(BindError::Live { .. })));
+        assert!(StdStream::connect(&path).is_ok());
+        drop(live);
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(AdminListener::bind(&path), Err(BindError::NotASocket { .. })));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[tokio::test]
+    async fn a_successor_keeps_its_file_when_we_go() {
+        let (_directory, path) = place();
+        let first = AdminListener::bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let _second = AdminListener::bind(&path).unwrap();
+        drop(first);
+        assert!(path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_path_that_cannot_be_is_told() {
+        let (directory, _) = place();
+        let missing = AdminListener::bind(&directory.path().join("no/admin.sock")).unwrap_err();
+        assert!(missing.to_string().contains("cannot bind it: No such file"), "{missing}");
+        let long = AdminListener::bind(&directory.path().join("x".repeat(120))).unwrap_err();
+        assert!(long.to_string().contains("cannot bind it"), "{long}");
+    }
+}

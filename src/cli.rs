@@ -1,0 +1,281 @@
+//! The command line: what can be asked, and the help that explains it.
+//!
+//! The commands that talk to a running everlink are carried out here; `run`, `check` and `demo` are the program itself.
+
+pub mod admin;
+pub mod get;
+pub mod probe;
+pub mod status;
+mod table;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// It was done, or the answer is yes.
+pub const OK: u8 = 0;
+/// It was not, or the answer is no.
+pub const NO: u8 = 1;
+/// The command line itself is wrong; clap uses the same number.
+pub const USAGE: u8 = 2;
+/// EX_CONFIG of sysexits.h: a configuration that cannot be used.
+pub const CONFIG: u8 = 78;
+
+/// Where a running everlink is asked unless told otherwise.
+pub const DEFAULT_URL: &str = "http://127.0.0.1:9900";
+const DEFAULT_CONFIG: &str = "config.toml";
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, or yes; 1 not done, or no; 2 wrong usage; 78 a configuration that cannot be used.";
+
+const EXAMPLE: &str = "\
+Example, with the five lines of a first config.toml:
+  [upstreams.orders]
+  listen = \"127.0.0.1:7001\"
+  endpoints = [\"orders-a.internal:9000\", \"orders-b.internal:9000\"]
+
+  everlink check && everlink &
+  everlink status
+
+Exit codes: 0 done, or yes; 1 not done, or no; 2 wrong usage; 78 a configuration that cannot be used.";
+
+/// Keeps your upstream TCP links alive: dials them ahead of time, proves them with heartbeats, and hands a proven one
+/// to each local client. Without a command it runs.
+#[derive(Debug, Parser)]
+#[command(name = "everlink", version, after_help = EXAMPLE, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Keep the links of a configuration alive, until SIGTERM (the default command).
+    ///
+    /// The file is watched: what differs after an edit is applied while everything else stays as it is. SIGHUP reads
+    /// it at once. SIGTERM and ctrl-c drain, a second one exits at once.
+    #[command(after_help = "Example: everlink run --config /etc/everlink/config.toml\n\n\
+        Exit codes: 0 ended after a drain; 1 could not run; 2 wrong usage; 78 a configuration that cannot be used.")]
+    Run(RunArgs),
+
+    /// Tell every problem of a configuration, and what it comes to.
+    ///
+    /// Prints all problems in one run with their places, or the configuration in effect with the origin of each value
+    /// and the longest time a dead link of each upstream may go unnoticed.
+    #[command(after_help = "Example: everlink check new.toml --against http://127.0.0.1:9900\n\n\
+        Exit codes: 0 it can be used; 1 --against was not answered; 2 wrong usage; 78 it cannot be used.")]
+    Check(CheckArgs),
+
+    /// Show the links of a running everlink as a table.
+    #[command(after_help = format!("Example: everlink status --watch\n\n{EXIT_CODES}"))]
+    Status(StatusArgs),
+
+    /// Ask a running everlink how it is, for health checks of images without a shell.
+    ///
+    /// `live`: every data loop shows signs of life. `started`: the configuration is in and all listeners are bound.
+    /// `ready`: also not draining, and every required upstream has a live link.
+    #[command(after_help = format!("Example: everlink probe ready --url http://127.0.0.1:9900\n\n{EXIT_CODES}"))]
+    Probe(ProbeArgs),
+
+    /// Make a running everlink read its configuration again now.
+    ///
+    /// Needs `[admin] socket` in its configuration, and its user or root to ask.
+    #[command(after_help = format!("Example: everlink reload --socket /run/everlink/admin.sock\n\n{EXIT_CODES}"))]
+    Reload(AdminArgs),
+
+    /// Dial the links of an upstream now, instead of when their wait is over.
+    ///
+    /// Also brings back links that are `failed` because `retry.attempts` ran out.
+    #[command(after_help = format!("Example: everlink retry orders\n\n{EXIT_CODES}"))]
+    Retry(RetryArgs),
+
+    /// Try it out: an echo service inside the process answers for the upstreams of the shipped configuration.
+    ///
+    /// The file is the real one and watched as always, so editing it shows a live reload.
+    #[command(
+        after_help = "Example: everlink demo --config config.toml, and in another terminal: everlink status --watch\n\n\
+        Exit codes: 0 ended after a drain; 1 could not run; 2 wrong usage; 78 a configuration that cannot be used."
+    )]
+    Demo(RunArgs),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct RunArgs {
+    /// The configuration file.
+    #[arg(long, short, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct CheckArgs {
+    /// The configuration file.
+    #[arg(value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub file: PathBuf,
+    /// A running everlink: tell what a reload of it to this file would do.
+    #[arg(long, value_name = "URL")]
+    pub against: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct UrlArgs {
+    /// The `http.listen` address of the running everlink. Default: the environment's EVERLINK_URL, else
+    /// http://127.0.0.1:9900.
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+}
+
+impl UrlArgs {
+    /// What was given, else `EVERLINK_URL`, else [`DEFAULT_URL`].
+    pub fn url(&self) -> String {
+        self.url_with(std::env::var("EVERLINK_URL").ok())
+    }
+
+    fn url_with(&self, environment: Option<String>) -> String {
+        // An empty variable is how container manifests say "unset".
+        let environment = environment.filter(|url| !url.is_empty());
+        self.url.clone().or(environment).unwrap_or_else(|| DEFAULT_URL.to_owned())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub at: UrlArgs,
+    /// Redraw each second, changed lines marked with `*`, until ctrl-c.
+    #[arg(long, short)]
+    pub watch: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ProbeArgs {
+    /// What to ask.
+    pub what: Probe,
+    #[command(flatten)]
+    pub at: UrlArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Probe {
+    Live,
+    Ready,
+    Started,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct AdminArgs {
+    /// The admin socket. Default: `[admin] socket` of the configuration file.
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// The configuration file that names the admin socket.
+    #[arg(long, short, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct RetryArgs {
+    /// The upstream's name in the configuration.
+    #[arg(value_name = "NAME")]
+    pub upstream: String,
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// The command given, `run` if none was. Prints help or what is wrong with the usage, and exits, if that is what
+/// the command line asks for.
+pub fn parse() -> Command {
+    command_of(Cli::parse())
+}
+
+fn command_of(cli: Cli) -> Command {
+    cli.command.unwrap_or(Command::Run(cli.run))
+}
+
+/// Prints to standard output. A reader that has gone (`| head`) is no reason to panic.
+fn say(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// One line on standard error, and exit code 1.
+fn no(text: &str) -> ExitCode {
+    let _ = writeln!(io::stderr().lock(), "everlink: {text}");
+    ExitCode::from(NO)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(line.split(' ')).map(command_of)
+    }
+
+    fn run(config: &str) -> Command {
+        Command::Run(RunArgs { config: config.into() })
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn without_a_command_it_runs() {
+        assert_eq!(parsed("everlink").unwrap(), run("config.toml"));
+        assert_eq!(parsed("everlink --config x.toml").unwrap(), run("x.toml"));
+        assert_eq!(parsed("everlink run --config x.toml").unwrap(), run("x.toml"));
+        assert_eq!(parsed("everlink run").unwrap(), run("config.toml"));
+    }
+
+    #[test]
+    fn the_commands_take_what_the_design_says() {
+        let admin = |socket: Option<&str>| AdminArgs { socket: socket.map(Into::into), config: "config.toml".into() };
+        assert_eq!(parsed("everlink reload --socket /s").unwrap(), Command::Reload(admin(Some("/s"))));
+        let retry = RetryArgs { upstream: "chat".to_owned(), admin: admin(None) };
+        assert_eq!(parsed("everlink retry chat").unwrap(), Command::Retry(retry));
+        let check = CheckArgs { file: "a.toml".into(), against: Some("http://h:1".to_owned()) };
+        assert_eq!(parsed("everlink check a.toml --against http://h:1").unwrap(), Command::Check(check));
+        let at = UrlArgs { url: Some("http://h:1".to_owned()) };
+        let probe = ProbeArgs { what: Probe::Started, at: at.clone() };
+        assert_eq!(parsed("everlink probe started --url http://h:1").unwrap(), Command::Probe(probe));
+        let status = StatusArgs { at, watch: true };
+        assert_eq!(parsed("everlink status --watch --url http://h:1").unwrap(), Command::Status(status));
+        assert_eq!(parsed("everlink demo").unwrap(), Command::Demo(RunArgs { config: "config.toml".into() }));
+    }
+
+    #[test]
+    fn the_url_is_the_given_one_then_the_environments_then_the_default() {
+        let (given, silent) = (UrlArgs { url: Some("http://a:1".to_owned()) }, UrlArgs { url: None });
+        let environment = || Some("http://b:2".to_owned());
+        assert_eq!(given.url_with(environment()), "http://a:1");
+        assert_eq!(silent.url_with(environment()), "http://b:2");
+        assert_eq!(silent.url_with(Some(String::new())), DEFAULT_URL);
+        assert_eq!(silent.url_with(None), DEFAULT_URL);
+    }
+
+    #[test]
+    fn wrong_usage_is_exit_code_2() {
+        for line in ["everlink stop", "everlink probe", "everlink probe alive", "everlink retry", "everlink --config"] {
+            assert_eq!(parsed(line).unwrap_err().exit_code(), i32::from(USAGE), "{line}");
+        }
+    }
+
+    #[test]
+    fn every_help_has_an_example_and_the_exit_codes() {
+        let mut cli = Cli::command();
+        cli.build();
+        let whole = cli.render_long_help().to_string();
+        assert!(whole.contains("Example") && whole.contains("78"), "{whole}");
+        for command in cli.get_subcommands_mut().filter(|command| command.get_name() != "help") {
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Example: everlink ") && help.contains("Exit codes: "), "{help}");
+        }
+    }
+}

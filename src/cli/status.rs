@@ -1,0 +1,157 @@
+//! `everlink status`: what a running everlink tells of itself, once or again and again.
+
+use std::fmt::Write;
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::get::get;
+use super::table::table;
+use super::{OK, StatusArgs};
+use crate::clock::short_span;
+use crate::http::report::Report;
+use crate::log::printable;
+
+const REDRAW: Duration = Duration::from_secs(1);
+/// Cursor to the upper left; what is below the new text is cleared behind it, so that nothing flickers.
+const HOME: &str = "\x1b[H";
+const CLEAR_LINE: &str = "\x1b[K";
+const CLEAR_BELOW: &str = "\x1b[J";
+
+/// 0 once shown, 1 if nobody answers. With `--watch` it goes on until ctrl-c, or until nobody reads it.
+pub fn run(args: &StatusArgs) -> ExitCode {
+    let url = args.at.url();
+    let terminal = io::stdout().is_terminal();
+    let colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    if !args.watch {
+        return match ask(&url) {
+            Ok(report) => {
+                let _ = super::say(&render(&report, None, colours));
+                ExitCode::from(OK)
+            }
+            Err(why) => super::no(&why),
+        };
+    }
+    let mut last: Option<Report> = None;
+    if terminal && super::say(CLEAR_BELOW).is_err() {
+        return ExitCode::from(OK);
+    }
+    loop {
+        let text = match ask(&url) {
+            Ok(report) => {
+                let text = render(&report, last.as_ref(), colours);
+                last = Some(report);
+                text
+            }
+            Err(why) => match &last {
+                Some(report) => format!("{why}\nBefore that:\n{}", render(report, None, false)),
+                None => format!("{why}\n"),
+            },
+        };
+        let drawn = if terminal { redraw(&text) } else { format!("{text}\n") };
+        if super::say(&drawn).is_err() {
+            return ExitCode::from(OK);
+        }
+        std::thread::sleep(REDRAW);
+    }
+}
+
+fn ask(url: &str) -> Result<Report, String> {
+    let answer = get(url, "/status").map_err(|error| error.to_string())?;
+    if answer.status != 200 {
+        return Err(format!("{url} does not show its status: {} (HTTP {})", answer.first_line(), answer.status));
+    }
+    serde_json::from_slice(&answer.body).map_err(|error| format!("{url} does not answer as everlink does: {error}"))
+}
+
+fn redraw(text: &str) -> String {
+    format!("{HOME}{}{CLEAR_BELOW}", text.replace('\n', &format!("{CLEAR_LINE}\n")))
+}
+
+/// The whole text: a line on the process, one on the last reload, the table.
+fn render(report: &Report, before: Option<&Report>, colours: bool) -> String {
+    let up = |seconds: f64| short_span(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+    let health = match report {
+        Report { live: false, .. } => "stuck",
+        Report { draining: true, .. } => "draining",
+        Report { ready: true, .. } => "ready",
+        _ => "not ready",
+    };
+    let config = &report.config;
+    let mut text = format!(
+        "everlink {}, {health}, up for {}; {}, generation {}\n",
+        printable(&report.version),
+        up(report.uptime_seconds),
+        printable(&config.path),
+        config.generation
+    );
+    if let Some(reload) = &config.last_reload {
+        let what = reload.lines.first().map_or(String::new(), |line| format!(": {}", printable(line)));
+        let more = match reload.lines.len() {
+            0 | 1 => String::new(),
+            n => format!(" (and {} more)", n - 1),
+        };
+        // Writing into a String cannot fail.
+        let _ =
+            writeln!(text, "last reload {} ago: {}{what}{more}", up(reload.age_seconds), printable(&reload.outcome));
+    }
+    text.push('\n');
+    text.push_str(&table(report, before, colours));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::http::{self, example, report::report};
+
+    #[test]
+    fn the_text_is_complete() {
+        let status = example::busy_status();
+        let mut told = report(&status, status.started + Duration::from_secs(192));
+        for link in &mut told.upstreams[0].links {
+            link.since_age_seconds = 100.0;
+        }
+        let text = render(&told, None, false);
+        let expected = "\
+everlink 0.1.0, ready, up for 3m12s; config.toml, generation 4
+last reload 3m12s ago: applied: chat: heartbeat.interval 5s → 3s, live, 2 links kept
+
+  UPSTREAM  STATE  LINK  LINK STATE  FOR    ENDPOINT         RTT    MISSES  RECONNECTS  CLIENTS  WAITING
+  chat      up     1     up          1m40s  a.internal:8080  420µs  0       0           0        0
+                   2     waiting     1m40s  b.internal:8080  –      0                                     retry in 56m48s, attempt 4: connection refused
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_running_server_is_asked_over_its_socket() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = http::serve(vec![listener], example::busy_status(), Arc::default()).unwrap();
+        assert_eq!(ask(&url).unwrap().upstreams[0].name, "chat");
+        let wrong = ask(&format!("{url}/nowhere")).unwrap_err();
+        assert!(wrong.contains("not found") && wrong.contains("HTTP 404"), "{wrong}");
+        server.stop();
+        assert!(ask(&url).is_err());
+    }
+
+    #[test]
+    fn a_name_that_moves_the_cursor_does_not() {
+        let mut told = report(&example::busy_status(), SystemTime::now());
+        told.upstreams[0].name = "\x1b[2Jchat\n".to_owned();
+        told.upstreams[0].links[1].last_error = Some("said \x07".to_owned());
+        told.config.path = "a\nb".to_owned();
+        let text = render(&told, Some(&told), false);
+        assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+        assert!(text.contains("\\x1b[2Jchat\\n") && text.contains("a\\nb"), "{text}");
+    }
+
+    #[test]
+    fn a_redraw_leaves_nothing_of_the_old_text() {
+        assert_eq!(redraw("a\nb\n"), "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J");
+    }
+}

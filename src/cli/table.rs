@@ -1,0 +1,174 @@
+//! Links as an aligned table, one line each.
+
+use std::time::Duration;
+
+use crate::clock::short_span;
+use crate::http::report::{LinkReport, Report, UpstreamReport};
+use crate::log::printable;
+
+const HEADS: [&str; 12] = [
+    "UPSTREAM",
+    "STATE",
+    "LINK",
+    "LINK STATE",
+    "FOR",
+    "ENDPOINT",
+    "RTT",
+    "MISSES",
+    "RECONNECTS",
+    "CLIENTS",
+    "WAITING",
+    "",
+];
+/// Its age changes each second, and its round trip with every beat: neither is news.
+const RESTLESS: [usize; 2] = [4, 6];
+const STATE: usize = 1;
+const LINK_STATE: usize = 3;
+
+type Row = [String; HEADS.len()];
+
+/// Every link of every upstream; a line that is not as in `before` is marked with `*`.
+pub fn table(report: &Report, before: Option<&Report>, colours: bool) -> String {
+    let rows = rows(report);
+    let old = before.map(self::rows);
+    let heads: Row = HEADS.map(str::to_owned);
+    let width = |column: usize| {
+        let cells = rows.iter().map(|(_, row)| &row[column]).chain([&heads[column]]);
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: [usize; HEADS.len()] = std::array::from_fn(width);
+    let mut text = line(' ', &heads, &widths, None);
+    for (key, row) in &rows {
+        let same = |(k, r): &&(Key, Row)| k == key && news(r) == news(row);
+        let changed = old.as_ref().is_some_and(|old| !old.iter().any(|each| same(&each)));
+        let painted = if colours { Some(changed) } else { None };
+        text.push_str(&line(if changed { '*' } else { ' ' }, row, &widths, painted));
+    }
+    if report.upstreams.is_empty() {
+        text.push_str("  no upstreams are configured\n");
+    }
+    text
+}
+
+/// Upstream and link.
+type Key = (String, Option<u64>);
+
+fn rows(report: &Report) -> Vec<(Key, Row)> {
+    let mut rows = Vec::new();
+    for upstream in &report.upstreams {
+        let links: Vec<_> = upstream.links.iter().map(Some).collect();
+        let links = if links.is_empty() { vec![None] } else { links };
+        for (n, link) in links.into_iter().enumerate() {
+            let key = (upstream.name.clone(), link.map(|link| link.id));
+            rows.push((key, row(upstream, link, n == 0)));
+        }
+    }
+    rows
+}
+
+/// `first`: the line that also tells of the upstream as a whole.
+fn row(upstream: &UpstreamReport, link: Option<&LinkReport>, first: bool) -> Row {
+    let once = |text: String| if first { text } else { String::new() };
+    let of_link = |text: &dyn Fn(&LinkReport) -> String| link.map_or_else(|| "–".to_owned(), text);
+    [
+        once(printable(&upstream.name)),
+        once(if upstream.up { "up" } else { "down" }.to_owned()),
+        of_link(&|link| link.id.to_string()),
+        of_link(&|link| printable(&link.state.replace('_', " "))),
+        of_link(&|link| span(link.since_age_seconds)),
+        of_link(&|link| link.endpoint.as_deref().map_or_else(|| "–".to_owned(), printable)),
+        of_link(&|link| link.rtt_seconds.map_or_else(|| "–".to_owned(), span)),
+        of_link(&|link| link.misses.to_string()),
+        once(upstream.reconnects.to_string()),
+        once(upstream.connections.open.to_string()),
+        once(upstream.connections.waiting.to_string()),
+        link.map_or_else(String::new, note),
+    ]
+}
+
+/// What a link waits for, and why.
+fn note(link: &LinkReport) -> String {
+    let retry = link.retry_in_seconds.map(|s| format!("retry in {}, attempt {}", span(s), link.attempt));
+    let error = link.last_error.as_deref().map(printable);
+    retry.into_iter().chain(error).collect::<Vec<_>>().join(": ")
+}
+
+/// The cells whose change is worth a mark. Of a note only whether there is one: a wait runs down by itself.
+fn news(row: &Row) -> Vec<&str> {
+    let last = HEADS.len() - 1;
+    let cells = row.iter().enumerate().filter(|(n, _)| !RESTLESS.contains(n));
+    cells.map(|(n, cell)| if n == last { if cell.is_empty() { "" } else { "note" } } else { cell }).collect()
+}
+
+fn span(seconds: f64) -> String {
+    short_span(Duration::try_from_secs_f64(seconds).unwrap_or_default())
+}
+
+/// `painted`: with colours, and bold if it holds `true`.
+fn line(mark: char, row: &Row, widths: &[usize], painted: Option<bool>) -> String {
+    let mut text = format!("{mark} ");
+    for (n, (cell, width)) in row.iter().zip(widths).enumerate() {
+        let gap = " ".repeat(width - cell.chars().count() + 2);
+        match painted.and_then(|_| colour(n, cell)) {
+            Some(colour) => text.push_str(&format!("\x1b[{colour}m{cell}\x1b[39m{gap}")),
+            None => text.push_str(&format!("{cell}{gap}")),
+        }
+    }
+    let text = text.trim_end();
+    if painted == Some(true) { format!("\x1b[1m{text}\x1b[0m\n") } else { format!("{text}\n") }
+}
+
+fn colour(column: usize, cell: &str) -> Option<&'static str> {
+    match (column, cell) {
+        (STATE | LINK_STATE, "up" | "in use") => Some("32"),
+        (LINK_STATE, "suspect" | "connecting") => Some("33"),
+        (STATE, "down") | (LINK_STATE, "waiting" | "failed") => Some("31"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::http::{example, report::report};
+
+    fn told() -> Report {
+        report(&example::busy_status(), SystemTime::now())
+    }
+
+    fn marks(text: &str) -> Vec<bool> {
+        text.lines().skip(1).map(|line| line.starts_with('*')).collect()
+    }
+
+    #[test]
+    fn only_lines_with_news_are_marked() {
+        let before = told();
+        let mut now = before.clone();
+        now.upstreams[0].links[0].since_age_seconds += 1.0;
+        now.upstreams[0].links[0].rtt_seconds = Some(0.9);
+        now.upstreams[0].links[1].retry_in_seconds = Some(1.0);
+        assert_eq!(marks(&table(&now, Some(&before), false)), [false, false]);
+        now.upstreams[0].links[1].state = "up".to_owned();
+        assert_eq!(marks(&table(&now, Some(&before), false)), [false, true]);
+        assert_eq!(marks(&table(&now, None, false)), [false, false]);
+    }
+
+    #[test]
+    fn colours_come_only_when_asked_for() {
+        let plain = table(&told(), None, false);
+        let painted = table(&told(), None, true);
+        assert!(!plain.contains('\x1b'));
+        assert!(painted.contains("\x1b[32mup\x1b[39m") && painted.contains("\x1b[31mwaiting\x1b[39m"), "{painted}");
+    }
+
+    #[test]
+    fn an_upstream_without_links_and_none_at_all_have_a_line() {
+        let mut report = told();
+        report.upstreams[0].links.clear();
+        assert!(table(&report, None, false).contains("\n  chat      up     –"), "{}", table(&report, None, false));
+        report.upstreams.clear();
+        assert!(table(&report, None, false).ends_with("no upstreams are configured\n"));
+    }
+}

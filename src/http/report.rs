@@ -1,0 +1,362 @@
+//! The tree behind `/status`: a pure reading of [`Status`], also read back by `everlink status`.
+//!
+//! Spans are seconds, moments RFC 3339 in UTC with their age beside them, so that a reader needs no clock of its own.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::health;
+use crate::clock::rfc3339;
+use crate::config::{Balance, Beat, InUse};
+use crate::metrics::{CloseReason, DialOutcome, Direction, EndpointFigures, Label, LossReason, RefuseReason, revision};
+use crate::status::{Event, LinkStatus, Outage, Status, UpstreamStatus};
+
+/// The whole process. A reader of another version finds what it knows and defaults for the rest.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Report {
+    pub version: String,
+    pub revision: String,
+    pub now: String,
+    pub started: String,
+    pub uptime_seconds: f64,
+    /// What `/livez`, `/startupz` and `/readyz` say.
+    pub live: bool,
+    pub startup_done: bool,
+    pub ready: bool,
+    pub draining: bool,
+    /// Since the slowest data loop last showed a sign of life.
+    pub slowest_loop_seconds: u64,
+    pub config: ConfigReport,
+    /// By name.
+    pub upstreams: Vec<UpstreamReport>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigReport {
+    pub path: String,
+    pub generation: u64,
+    pub hash: String,
+    pub last_reload: Option<ReloadReport>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReloadReport {
+    pub at: String,
+    pub age_seconds: f64,
+    pub outcome: String,
+    pub lines: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UpstreamReport {
+    pub name: String,
+    pub mode: String,
+    pub up: bool,
+    /// The last change between up and down.
+    pub since: String,
+    pub since_age_seconds: f64,
+    pub required: bool,
+    pub balance: String,
+    pub listen: Vec<String>,
+    pub endpoints: Vec<EndpointReport>,
+    pub links: Vec<LinkReport>,
+    pub connections: ConnectionsReport,
+    pub heartbeat: HeartbeatReport,
+    /// `interval + misses × timeout`.
+    pub detection_budget_seconds: f64,
+    pub learned_max_age_seconds: Option<f64>,
+    pub dials: BTreeMap<String, u64>,
+    pub reconnects: u64,
+    pub losses: BTreeMap<String, u64>,
+    pub last_loss: Option<EventReport>,
+    /// Newest last, as are the events.
+    pub outages: Vec<OutageReport>,
+    pub events: Vec<EventReport>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EndpointReport {
+    pub name: String,
+    pub priority: u32,
+    pub up: bool,
+    pub losses: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LinkReport {
+    pub id: u64,
+    pub state: String,
+    pub since: String,
+    pub since_age_seconds: f64,
+    pub endpoint: Option<String>,
+    pub address: Option<String>,
+    pub rtt_seconds: Option<f64>,
+    pub misses: u32,
+    pub attempt: u32,
+    pub retry_in_seconds: Option<f64>,
+    pub last_error: Option<String>,
+}
+
+/// Local connections.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConnectionsReport {
+    pub open: i64,
+    pub waiting: i64,
+    pub accepted: u64,
+    pub refused: BTreeMap<String, u64>,
+    pub closed: BTreeMap<String, u64>,
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    /// In force.
+    pub limit: usize,
+    pub waiting_limit: usize,
+}
+
+/// The settings in force, and what the beats came to.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HeartbeatReport {
+    pub interval_seconds: f64,
+    pub timeout_seconds: f64,
+    pub misses: u32,
+    pub beat: String,
+    pub in_use: String,
+    pub sent: u64,
+    pub missed: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OutageReport {
+    pub from: String,
+    /// `None`: it still lasts.
+    pub until: Option<String>,
+    pub duration_seconds: f64,
+    pub reason: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EventReport {
+    pub at: String,
+    pub age_seconds: f64,
+    pub kind: String,
+    pub link: Option<u64>,
+    pub endpoint: Option<String>,
+    pub reason: Option<String>,
+    pub text: String,
+}
+
+/// Everything `status` holds, as of `now`.
+pub fn report(status: &Status, now: SystemTime) -> Report {
+    let config = status.config.load();
+    let figures = status.metrics.endpoint_figures();
+    Report {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        revision: revision().to_owned(),
+        now: rfc3339(now),
+        started: rfc3339(status.started),
+        uptime_seconds: age(status.started, now),
+        live: health::live(status).is_ok(),
+        startup_done: health::started(status),
+        ready: health::ready(status),
+        draining: status.draining.load(Ordering::Relaxed),
+        slowest_loop_seconds: status.slowest_loop(),
+        config: ConfigReport {
+            path: config.path.clone(),
+            generation: config.generation,
+            hash: config.hash.clone(),
+            last_reload: config.last_reload.as_ref().map(|reload| ReloadReport {
+                at: rfc3339(reload.at),
+                age_seconds: age(reload.at, now),
+                outcome: reload.outcome.to_owned(),
+                lines: reload.lines.clone(),
+            }),
+        },
+        upstreams: status.upstreams().values().map(|upstream| upstream_report(upstream, &figures, now)).collect(),
+    }
+}
+
+fn upstream_report(upstream: &UpstreamStatus, figures: &EndpointFigures, now: SystemTime) -> UpstreamReport {
+    let settings = upstream.settings.load();
+    let metrics = &upstream.metrics;
+    let since = **upstream.up_since.load();
+    let events: Vec<_> = upstream.events().iter().map(|event| event_report(event, now)).collect();
+    let counts = |list: Vec<(&'static str, u64)>| list.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+    UpstreamReport {
+        name: upstream.name.clone(),
+        mode: "direct".to_owned(),
+        up: metrics.up.get() == 1,
+        since: rfc3339(since),
+        since_age_seconds: age(since, now),
+        required: settings.required,
+        balance: match settings.balance {
+            Balance::Priority => "priority",
+            Balance::RoundRobin => "round-robin",
+            Balance::LeastConnections => "least-connections",
+        }
+        .to_owned(),
+        listen: upstream.listening.load().to_vec(),
+        endpoints: settings
+            .endpoints
+            .iter()
+            .map(|endpoint| {
+                let seen = figures.get(&upstream.name, &endpoint.name);
+                EndpointReport {
+                    name: endpoint.name.clone(),
+                    priority: endpoint.priority,
+                    up: seen.up,
+                    losses: seen.losses,
+                }
+            })
+            .collect(),
+        links: upstream.links().iter().map(|link| link_report(link, now)).collect(),
+        connections: ConnectionsReport {
+            open: metrics.connections.get(),
+            waiting: metrics.waiting.get(),
+            accepted: metrics.connections_total.get(),
+            refused: counts(RefuseReason::ALL.iter().map(|r| (r.name(), metrics.refused[r.index()].get())).collect()),
+            closed: counts(CloseReason::ALL.iter().map(|r| (r.name(), metrics.closed[r.index()].get())).collect()),
+            bytes_sent: metrics.bytes[Direction::Sent.index()].get(),
+            bytes_received: metrics.bytes[Direction::Received.index()].get(),
+            limit: settings.limits.connections,
+            waiting_limit: settings.limits.waiting,
+        },
+        heartbeat: HeartbeatReport {
+            interval_seconds: settings.heartbeat.interval.as_secs_f64(),
+            timeout_seconds: settings.heartbeat.timeout.as_secs_f64(),
+            misses: settings.heartbeat.misses,
+            // The words of the file; what is sent and expected may be a password.
+            beat: match settings.heartbeat.beat {
+                Beat::Kernel => "none",
+                Beat::Exchange { .. } => "send/expect",
+                Beat::Redis => "redis",
+                Beat::Memcached => "memcached",
+                Beat::Smtp => "smtp",
+            }
+            .to_owned(),
+            in_use: match settings.heartbeat.in_use {
+                InUse::Off => "off",
+                InUse::Line => "line",
+            }
+            .to_owned(),
+            sent: metrics.beats_sent.get(),
+            missed: metrics.beats_missed.get(),
+        },
+        detection_budget_seconds: settings.detection_budget().as_secs_f64(),
+        learned_max_age_seconds: upstream.learned_max_age().map(|age| age.as_secs_f64()),
+        dials: counts(DialOutcome::ALL.iter().map(|o| (o.name(), metrics.dials[o.index()].get())).collect()),
+        reconnects: metrics.reconnects.get(),
+        losses: counts(LossReason::ALL.iter().map(|r| (r.name(), metrics.losses[r.index()].get())).collect()),
+        last_loss: events.iter().rfind(|event| event.kind == "lost").cloned(),
+        outages: upstream.outages.load().iter().map(|outage| outage_report(outage, now)).collect(),
+        events,
+    }
+}
+
+fn link_report(link: &LinkStatus, now: SystemTime) -> LinkReport {
+    let view = link.view();
+    LinkReport {
+        id: link.id,
+        state: view.state.name().to_owned(),
+        since: rfc3339(view.since),
+        since_age_seconds: age(view.since, now),
+        endpoint: view.endpoint.clone(),
+        address: view.address.clone(),
+        rtt_seconds: view.rtt.map(|rtt| rtt.as_secs_f64()),
+        misses: view.misses,
+        attempt: view.attempt,
+        retry_in_seconds: view.retry_at.map(|at| age(now, at)),
+        last_error: view.last_error.clone(),
+    }
+}
+
+fn outage_report(outage: &Outage, now: SystemTime) -> OutageReport {
+    OutageReport {
+        from: rfc3339(outage.from),
+        until: outage.until.map(rfc3339),
+        duration_seconds: age(outage.from, outage.until.unwrap_or(now)),
+        reason: outage.reason.clone(),
+    }
+}
+
+fn event_report(event: &Event, now: SystemTime) -> EventReport {
+    EventReport {
+        at: rfc3339(event.at),
+        age_seconds: age(event.at, now),
+        kind: event.kind.to_owned(),
+        link: event.link,
+        endpoint: event.endpoint.clone(),
+        reason: event.reason.map(|reason| reason.name().to_owned()),
+        text: event.text.clone(),
+    }
+}
+
+/// Seconds from `from` to `to`; 0 when a clock was set back between them.
+fn age(from: SystemTime, to: SystemTime) -> f64 {
+    to.duration_since(from).unwrap_or(Duration::ZERO).as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::example;
+
+    #[test]
+    fn a_busy_process_is_told_whole() {
+        let status = example::busy_status();
+        let now = status.started + Duration::from_secs(90);
+        let told = report(&status, now);
+        assert_eq!(told.uptime_seconds, 90.0);
+        assert_eq!(told.config.generation, 4);
+        assert_eq!(told.config.last_reload.as_ref().map(|reload| reload.age_seconds), Some(90.0));
+        let [chat] = told.upstreams.as_slice() else { panic!("one upstream, not {}", told.upstreams.len()) };
+        assert!(chat.up);
+        assert_eq!((chat.heartbeat.interval_seconds, chat.detection_budget_seconds), (5.0, 14.0));
+        assert_eq!(chat.links[0].rtt_seconds, Some(0.00042));
+        assert_eq!(chat.links[1].retry_in_seconds, Some(3510.0));
+        assert_eq!(chat.endpoints.iter().map(|e| (e.up, e.losses)).collect::<Vec<_>>(), [(true, 0), (false, 1)]);
+        assert_eq!(chat.last_loss.as_ref().and_then(|loss| loss.reason.as_deref()), Some("reset"));
+        assert_eq!(chat.losses["reset"], 1);
+        assert_eq!(chat.connections.refused.keys().collect::<Vec<_>>(), ["limit", "link_down"]);
+    }
+
+    #[test]
+    fn the_json_reads_back_as_it_was() {
+        let status = example::busy_status();
+        let told = report(&status, SystemTime::now());
+        let json = serde_json::to_string(&told).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), told);
+        assert!(json.contains(r#""retry_in_seconds":"#), "{json}");
+    }
+
+    #[test]
+    fn a_json_of_another_version_is_still_read() {
+        let told: Report = serde_json::from_str(r#"{"version":"9","novelty":1,"upstreams":[{"name":"a"}]}"#).unwrap();
+        assert_eq!((told.version.as_str(), told.upstreams[0].name.as_str()), ("9", "a"));
+    }
+
+    #[test]
+    fn reading_never_creates_a_series() {
+        let status = example::status();
+        status.add_upstream(&std::sync::Arc::new(example::upstream("chat")));
+        report(&status, SystemTime::now());
+        assert!(!status.metrics.gather().iter().any(|family| family.name() == "everlink_endpoint_up"));
+    }
+
+    #[test]
+    fn a_clock_set_back_gives_ages_of_zero() {
+        let status = example::busy_status();
+        assert_eq!(report(&status, SystemTime::UNIX_EPOCH).uptime_seconds, 0.0);
+    }
+}

@@ -143,11 +143,11 @@ impl Carry {
 
     fn turns(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
         for _ in 0..TURNS {
-            let up = self.up.step(cx, &mut self.client, &mut self.upstream);
+            let up = self.up.step(cx, &mut self.client, &mut self.upstream, self.down.stage == Stage::Shut);
             if let Poll::Ready(Step::Gone(_)) = up {
                 return Poll::Ready(Turn::Done(CloseReason::ClientReset));
             }
-            let down = self.down.step(cx, &mut self.upstream, &mut self.client);
+            let down = self.down.step(cx, &mut self.upstream, &mut self.client, self.up.stage == Stage::Shut);
             if let Poll::Ready(Step::Gone(error)) = down {
                 return Poll::Ready(Turn::Done(upstream_gone(&error)));
             }
@@ -181,7 +181,8 @@ fn upstream_gone(error: &io::Error) -> CloseReason {
 
 impl Half {
     /// Moves at most one buffer.
-    fn step(&mut self, cx: &mut Context<'_>, source: &mut Stream, sink: &mut Stream) -> Poll<Step> {
+    /// `last`: the other direction has ended.
+    fn step(&mut self, cx: &mut Context<'_>, source: &mut Stream, sink: &mut Stream, last: bool) -> Poll<Step> {
         match self.stage {
             Stage::Shut | Stage::Broken => return Poll::Ready(Step::Stopped),
             Stage::Open | Stage::Ended => {}
@@ -193,17 +194,17 @@ impl Half {
             return self.drain(cx, sink);
         }
         if self.stage == Stage::Ended {
-            return self.shut(cx, sink);
+            return self.shut(cx, sink, last);
         }
         if self.bulk
             && let Some(lent) = self.lent.take().or_else(|| Pipes::shared().borrow())
         {
             return self.splice(cx, source, sink, lent);
         }
-        self.copy(cx, source, sink)
+        self.copy(cx, source, sink, last)
     }
 
-    fn copy(&mut self, cx: &mut Context<'_>, source: &mut Stream, sink: &mut Stream) -> Poll<Step> {
+    fn copy(&mut self, cx: &mut Context<'_>, source: &mut Stream, sink: &mut Stream, last: bool) -> Poll<Step> {
         SHARED.with_borrow_mut(|buffer| {
             let mut buffer = ReadBuf::new(buffer);
             match Pin::new(&mut *source).poll_read(cx, &mut buffer) {
@@ -217,7 +218,7 @@ impl Half {
             let bytes = buffer.filled();
             if bytes.is_empty() {
                 self.stage = Stage::Ended;
-                return self.shut(cx, sink);
+                return self.shut(cx, sink, last);
             }
             self.since_wait += bytes.len();
             self.run += bytes.len();
@@ -289,8 +290,13 @@ impl Half {
         }
     }
 
-    /// Passes the source's end on.
-    fn shut(&mut self, cx: &mut Context<'_>, sink: &mut Stream) -> Poll<Step> {
+    /// Passes the source's end on. If it is the last one, the close that follows at once tells it (nothing is unread, so it
+    /// is no reset); under TLS the end has to be said.
+    fn shut(&mut self, cx: &mut Context<'_>, sink: &mut Stream, last: bool) -> Poll<Step> {
+        if last && sink.is_plain() {
+            self.stage = Stage::Shut;
+            return Poll::Ready(Step::Stopped);
+        }
         match Pin::new(sink).poll_shutdown(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(())) => {

@@ -41,6 +41,8 @@ pub struct Carried {
     touched: AtomicU32,
     /// The look before which it stalled with bytes in a pipe; 0: it has none.
     stalled: AtomicU32,
+    /// Whether keepalive has been set on the upstream's socket.
+    sustained: AtomicBool,
     waker: OnceLock<Waker>,
 }
 
@@ -78,7 +80,8 @@ pub struct Seen {
 }
 
 impl InUse {
-    pub fn register(self: &Arc<Self>, client: Option<RawFd>, upstream: Option<RawFd>) -> Registered {
+    /// `sustained`: the upstream's socket has its keepalive; else the first look sets it.
+    pub fn register(self: &Arc<Self>, client: Option<RawFd>, upstream: Option<RawFd>, sustained: bool) -> Registered {
         let carried = Arc::new(Carried {
             upstream,
             client,
@@ -87,6 +90,7 @@ impl InUse {
             received: AtomicBool::new(false),
             touched: AtomicU32::new(self.looks.load(Ordering::Relaxed)),
             stalled: AtomicU32::new(0),
+            sustained: AtomicBool::new(sustained),
             waker: OnceLock::new(),
         });
         let mut slots = self.slots();
@@ -116,6 +120,7 @@ impl InUse {
         let mut seen = Seen::default();
         for carried in self.slots().all.iter().flatten() {
             seen.open += 1;
+            carried.sustain(heartbeat);
             seen.received |= carried.received.swap(false, Ordering::Relaxed);
             if tcp && carried.is_dead(heartbeat) {
                 seen.dead += 1;
@@ -136,10 +141,12 @@ impl InUse {
     pub fn retune(&self, heartbeat: &config::Heartbeat) {
         let keepalive = socket::Keepalive::from_heartbeat(heartbeat);
         for carried in self.slots().all.iter().flatten() {
-            for fd in [carried.client, carried.upstream].into_iter().flatten() {
+            if let Some(fd) = carried.client {
                 // A socket that just died refuses; its carrier finds out by itself.
                 let _ = kernel::with_fd(fd, |fd| socket::apply_keepalive(&fd, &keepalive));
             }
+            carried.sustained.store(false, Ordering::Relaxed);
+            carried.sustain(heartbeat);
         }
     }
 
@@ -201,6 +208,12 @@ impl Carried {
             0 => false,
             // Two looks a second apart have seen it, so a whole second has passed.
             since => now.saturating_sub(since) >= 2,
+        }
+    }
+
+    fn sustain(&self, heartbeat: &config::Heartbeat) {
+        if let Some(fd) = self.upstream.filter(|_| !self.sustained.swap(true, Ordering::Relaxed)) {
+            let _ = kernel::with_fd(fd, |fd| socket::sustain(&fd, heartbeat));
         }
     }
 

@@ -22,6 +22,7 @@ use crate::link::heartbeat::{Delivery, Heartbeat, Verdict};
 use crate::link::sleep_until_or_never;
 use crate::link::state::{self, Action, Input, State, TOO_SHORT};
 use crate::metrics::{DialOutcome, LinkState, LossReason};
+use crate::net::socket::SUSTAIN_AFTER;
 use crate::status::{Event, LinkStatus};
 
 /// After a connect the server may speak first; a beat sent before that would take its greeting for an answer. This much
@@ -191,6 +192,8 @@ impl LinkTask {
         self.machine.retune(new.retry.clone());
         if let Some(connection) = &mut self.connection {
             connection.heartbeat.retune(&new.heartbeat);
+            // The new numbers reach its keepalive, too.
+            connection.opened.sustained = false;
             connection.look_at = connection.look_at.min(now + new.heartbeat.interval);
             connection.dialogue.retune(&new.heartbeat.beat);
         }
@@ -360,6 +363,7 @@ impl LinkTask {
 
     fn due(&mut self, now: Instant) {
         self.handle(now, Input::Tick);
+        self.sustain(now);
         let proving = matches!(self.machine.state(), State::Proving { .. });
         if proving {
             return self.prove(now);
@@ -396,6 +400,17 @@ impl LinkTask {
         self.judged(now, verdict, "heartbeats went unanswered");
         if verdict == Verdict::Missed {
             self.beat(now);
+        }
+    }
+
+    /// A connection that has lived for a while is there to stay: the kernel watches over it, too.
+    fn sustain(&mut self, now: Instant) {
+        if let Some(connection) = &mut self.connection
+            && !connection.opened.sustained
+            && now >= connection.opened.at + SUSTAIN_AFTER
+        {
+            connection.opened.sustained = true;
+            let _ = connection.opened.stream.sustain(&self.known.heartbeat);
         }
     }
 
@@ -471,7 +486,7 @@ impl LinkTask {
                 upstream = self.pool.name,
                 link = self.place.id,
                 endpoint = connection.opened.endpoint.name,
-                address = ?connection.opened.address,
+                address = connection.opened.address.map(tracing::field::display),
                 "link up"
             );
             self.pool.status.metrics.changed();
@@ -708,7 +723,12 @@ impl LinkTask {
 
     fn start_dial(&mut self) {
         let only = self.scout.as_ref().map(|(endpoint, _)| endpoint.clone());
-        self.dialling = Some(Box::pin(self.pool.clone().dial(only)));
+        let pool = self.pool.clone();
+        self.dialling = Some(Box::pin(async move {
+            // A client who was just given the last connection comes first: a connect takes longer than its first bytes.
+            tokio::task::yield_now().await;
+            pool.dial(only).await
+        }));
     }
 
     fn renewal_due(&self) -> Option<Instant> {
@@ -740,7 +760,8 @@ impl LinkTask {
             (State::Up { since, .. }, Some((_, standing))) => Some(since + *standing),
             _ => None,
         };
-        [Some(beat), self.renewal_due(), stand].into_iter().flatten().min()
+        let sustain = (!connection.opened.sustained).then(|| connection.opened.at + SUSTAIN_AFTER);
+        [Some(beat), self.renewal_due(), stand, sustain].into_iter().flatten().min()
     }
 
     fn observe_lifetime(&self, now: Instant, connection: &Connection) {

@@ -96,6 +96,8 @@ pub struct Opened {
     pub address: Option<SocketAddr>,
     pub rtt: Duration,
     pub at: Instant,
+    /// Keepalive has been set on the socket.
+    pub sustained: bool,
     pub tie: Tie,
 }
 
@@ -396,6 +398,7 @@ impl Pool {
                     address: dialled.address,
                     rtt: dialled.connect_rtt,
                     at: Instant::now(),
+                    sustained: false,
                 })
             }
             Err(error) => {
@@ -512,7 +515,7 @@ impl Pool {
             }
         };
         let by_line = self.settings.borrow().heartbeat.in_use == InUseMode::Line;
-        let registered = self.in_use.register(stream.tcp_fd(), opened.stream.tcp_fd());
+        let registered = self.in_use.register(stream.tcp_fd(), opened.stream.tcp_fd(), opened.sustained);
         if registered.is_first() {
             self.keeper.notify_one();
         }

@@ -14,7 +14,7 @@ use super::race::{Race, Step};
 use super::resolve::{ResolveError, Resolver};
 use crate::config::{Address, Endpoint, Upstream};
 use crate::metrics::DialOutcome;
-use crate::net::socket::{self, Keepalive};
+use crate::net::socket;
 use crate::net::stream::Stream;
 use crate::net::tls::{self, ClientTls};
 
@@ -23,9 +23,6 @@ use crate::net::tls::{self, ClientTls};
 pub struct DialOptions {
     /// For resolving, connecting and TLS together.
     pub connect_timeout: Duration,
-    pub keepalive: Keepalive,
-    /// The longest wait between TCP's retransmissions, where the kernel can bound it.
-    pub rto_max: Duration,
     /// `None`: plain.
     pub tls: Option<Arc<ClientTls>>,
 }
@@ -34,12 +31,7 @@ impl DialOptions {
     /// What an upstream's configuration says. `tls` is made from it once, and shared, so that a reload of its files
     /// reaches every dial.
     pub fn new(upstream: &Upstream, tls: Option<Arc<ClientTls>>) -> Self {
-        Self {
-            connect_timeout: upstream.retry.connect_timeout,
-            keepalive: Keepalive::from_heartbeat(&upstream.heartbeat),
-            rto_max: socket::rto_max(&upstream.heartbeat),
-            tls,
-        }
+        Self { connect_timeout: upstream.retry.connect_timeout, tls }
     }
 }
 
@@ -154,7 +146,7 @@ pub async fn dial(target: &Endpoint, options: &DialOptions, resolver: &Resolver)
     let deadline = Instant::now() + options.connect_timeout;
     match &target.address {
         Address::Ip(address) => {
-            let connected = timeout_at(deadline, connect(*address, options)).await;
+            let connected = timeout_at(deadline, connect(*address)).await;
             let (stream, connect_rtt) = settle(target, options, address, connected)?;
             secured_tcp(target, options, deadline, stream, *address, connect_rtt).await
         }
@@ -168,7 +160,7 @@ pub async fn dial(target: &Endpoint, options: &DialOptions, resolver: &Resolver)
                 [one] => one.to_string(),
                 several => format!("{} addresses", several.len()),
             };
-            let (address, (stream, connect_rtt)) = match timeout_at(deadline, race(answer.addresses, options)).await {
+            let (address, (stream, connect_rtt)) = match timeout_at(deadline, race(answer.addresses)).await {
                 Ok(Ok(won)) => won,
                 Ok(Err((address, source))) => {
                     let address = address.map_or(tried, |address| address.to_string());
@@ -253,10 +245,7 @@ type Connected = (TcpStream, Duration);
 
 /// Races the addresses. When all fail, the most telling failure is reported: that a host has no IPv6 says nothing about
 /// an endpoint whose IPv4 address refuses.
-async fn race(
-    addresses: Vec<SocketAddr>,
-    options: &DialOptions,
-) -> Result<(SocketAddr, Connected), (Option<SocketAddr>, io::Error)> {
+async fn race(addresses: Vec<SocketAddr>) -> Result<(SocketAddr, Connected), (Option<SocketAddr>, io::Error)> {
     let mut race = Race::new(addresses, Instant::now());
     let mut attempts = Attempts::new();
     let mut tried: Vec<SocketAddr> = Vec::new();
@@ -264,7 +253,7 @@ async fn race(
     loop {
         let (number, outcome) = match race.step(Instant::now()) {
             Step::Start(address) => {
-                attempts.start(tried.len(), connect(address, options));
+                attempts.start(tried.len(), connect(address));
                 tried.push(address);
                 continue;
             }
@@ -301,14 +290,11 @@ fn telling(error: &io::Error) -> u8 {
     u8::from(!aside)
 }
 
-/// One TCP connection. The way of every refill, some 10,000 times a second: ten system calls, one more on loopback where
-/// the host's default is bbr, one more where the port could be our own; and no allocation of ours.
-async fn connect(address: SocketAddr, options: &DialOptions) -> io::Result<Connected> {
+/// One TCP connection. The way of every refill, some 10,000 times a second, so it makes few system calls: what keeps a
+/// connection alive for long ([`socket::sustain`]) is set on those that live for a second.
+async fn connect(address: SocketAddr) -> io::Result<Connected> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket::nodelay(&socket)?;
-    socket::apply_keepalive(&socket, &options.keepalive)?;
-    // Without the bound the connection is sound, only slower to move again after an outage.
-    let _ = socket::apply_rto_max(&socket, options.rto_max);
     socket::suit_loopback(&socket, address.ip());
     let begun = Instant::now();
     let stream = socket.connect(address).await?;

@@ -83,6 +83,18 @@ pub fn apply_rto_max(socket: &impl AsFd, longest: Duration) -> io::Result<()> {
     Ok(())
 }
 
+/// What a connection needs to outlive silence and outages: keepalive by the heartbeat's numbers, and a bound on the wait
+/// between retransmissions. Five system calls, so only for connections that have lived for [`SUSTAIN_AFTER`].
+pub fn sustain(socket: &impl AsFd, heartbeat: &Heartbeat) -> io::Result<()> {
+    apply_keepalive(socket, &Keepalive::from_heartbeat(heartbeat))?;
+    // Without the bound the connection is sound, only slower to move again after an outage.
+    let _ = apply_rto_max(socket, rto_max(heartbeat));
+    Ok(())
+}
+
+/// Most connections of a busy client are gone by then.
+pub const SUSTAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// The close of this socket will be a reset: what is unsent is dropped and the peer is told at once.
 pub fn reset_on_close(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).set_linger(Some(Duration::ZERO))

@@ -11,6 +11,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::kernel::{self, TcpInfo};
 use super::socket;
+use crate::config::Heartbeat;
 
 /// A connection as it was dialled. Under TLS, writes may stay in memory until [`AsyncWrite::poll_flush`].
 #[derive(Debug)]
@@ -45,6 +46,14 @@ impl Stream {
         match self.tcp_fd() {
             Some(fd) => kernel::tcp_info(fd),
             None => Err(io::Error::new(io::ErrorKind::Unsupported, "a unix socket has no TCP_INFO")),
+        }
+    }
+
+    /// Sets what it needs to outlive silence and outages; a unix socket needs nothing.
+    pub fn sustain(&self, heartbeat: &Heartbeat) -> io::Result<()> {
+        match self.tcp_fd() {
+            Some(_) => socket::sustain(self, heartbeat),
+            None => Ok(()),
         }
     }
 

@@ -15,12 +15,7 @@ const AMPLE: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(400);
 
 fn options(connect_timeout: Duration) -> DialOptions {
-    DialOptions {
-        connect_timeout,
-        keepalive: Keepalive { idle: Duration::from_secs(5), spacing: Duration::from_secs(3), count: 3 },
-        rto_max: Duration::from_secs(1),
-        tls: None,
-    }
+    DialOptions { connect_timeout, tls: None }
 }
 
 fn with_tls(connect_timeout: Duration, settings: &Tls) -> DialOptions {
@@ -96,6 +91,17 @@ async fn a_dialled_socket_is_set_up_and_carries_bytes() {
     assert!(dialled.connect_rtt > Duration::ZERO && dialled.connect_rtt < AMPLE);
     let socket = SockRef::from(&dialled.stream);
     assert!(socket.tcp_nodelay().unwrap());
+    assert!(!socket.keepalive().unwrap(), "only a connection that lives for a while needs it");
+    let beat = crate::config::Beat::Kernel;
+    let heartbeat = crate::config::Heartbeat {
+        interval: Duration::from_secs(5),
+        timeout: Duration::from_secs(3),
+        misses: 3,
+        beat,
+        in_use: crate::config::InUse::Off,
+    };
+    dialled.stream.sustain(&heartbeat).unwrap();
+    let socket = SockRef::from(&dialled.stream);
     assert!(socket.keepalive().unwrap());
     assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(5));
     assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(3));
@@ -213,7 +219,7 @@ async fn when_all_addresses_fail_the_refusal_is_reported_not_the_missing_route()
 
 /// Whether this host says at once that it cannot reach an address.
 async fn socket_fails_aside(ip: &str) -> bool {
-    match connect(SocketAddr::new(ip.parse().unwrap(), 9), &options(SHORT)).await {
+    match connect(SocketAddr::new(ip.parse().unwrap(), 9)).await {
         Err(error) => telling(&error) == 0,
         Ok(_) => false,
     }

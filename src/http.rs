@@ -126,6 +126,9 @@ async fn run(
             Some((stream, local)) = arriving.recv() => {
                 let place = Place::take(&slots);
                 connections.spawn(serve_one(stream, local, service.clone(), place));
+                // Its request may already be here. Let it be read before the next arrival, or a burst would take the
+                // whole of those it has just brought in for idle, and send a probe among them away unheard.
+                tokio::task::yield_now().await;
             }
             Some(ended) = connections.join_next() => if ended.is_err_and(|error| error.is_panic()) {
                 service.status.metrics.task_panics.inc();

@@ -30,7 +30,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::status::Status;
@@ -113,9 +113,7 @@ async fn run(
     let mut accepting = accept_on(listeners, &arrivals);
     let slots = Arc::new(Mutex::new(Slots::new(service.limits.connections)));
     let mut connections = JoinSet::new();
-    let mut tick = interval(Duration::from_secs(1));
-    // Time in which the process was stopped must not be made up for, or every loop would seem to have slept.
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tick = seconds();
     loop {
         tokio::select! {
             order = orders.recv() => match order {
@@ -128,12 +126,23 @@ async fn run(
             Some((stream, local)) = arriving.recv() => {
                 let place = Place::take(&slots);
                 connections.spawn(serve_one(stream, local, service.clone(), place));
+                // Its request may already be here. Let it be read before the next arrival, or a burst would take the
+                // whole of those it has just brought in for idle, and send a probe among them away unheard.
+                tokio::task::yield_now().await;
             }
             Some(ended) = connections.join_next() => if ended.is_err_and(|error| error.is_panic()) {
                 service.status.metrics.task_panics.inc();
             },
         }
     }
+}
+
+/// Ticks once a second, and not faster after a stop: were the time in which the process stood still made up for, every
+/// data loop would seem to have slept.
+fn seconds() -> Interval {
+    let mut tick = interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick
 }
 
 /// Starts serving on each; cancelling the token ends all of them.
@@ -153,6 +162,7 @@ fn accept_on(listeners: Vec<std::net::TcpListener>, arrivals: &mpsc::Sender<Arri
 async fn accept(listener: TcpListener, arrivals: mpsc::Sender<Arrival>, end: CancellationToken) {
     loop {
         let accepted = tokio::select! {
+            biased;
             () = end.cancelled() => break,
             accepted = listener.accept() => accepted,
         };

@@ -123,6 +123,24 @@ async fn what_stands_behind_a_body_is_never_the_next_request() {
     assert!(answer.contains("\r\nConnection: close\r\n"));
 }
 
+/// Closed at once, with bytes of the client's unread, the kernel would reset and discard what we said.
+#[tokio::test(start_paused = true)]
+async fn after_the_last_answer_the_client_has_a_second_to_close() {
+    for request in ["GET /\n", "GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"] {
+        let (answer, ended) = against(async |mut stream| {
+            stream.write_all(request.as_bytes()).await.unwrap();
+            stream.write_all(&[b'x'; 20_000]).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(9)).await;
+            answer
+        })
+        .await;
+        assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
+        assert_eq!(ended, Duration::from_secs(1), "{request:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_connection_counts_as_served_only_while_it_is() {
     let service = service();

@@ -1,4 +1,5 @@
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::Instant;
@@ -184,6 +185,10 @@ fn fault_57_a_line_cut_by_a_full_disk_does_not_swallow_the_next() {
 #[test]
 #[ignore = "run by fault_57_a_process_whose_stdout_is_never_read_ends_in_time"]
 fn child_that_logs_to_an_unread_stdout() {
+    // To its last byte, so that not even a short line of somebody else's fits.
+    let mut pipe = File::options().write(true).custom_flags(libc::O_NONBLOCK).open("/proc/self/fd/1").unwrap();
+    while pipe.write(b" ").is_ok() {}
+    drop(pipe);
     let handle = init(&info_json()).unwrap();
     for n in 0..50_000 {
         tracing::info!(n, "nobody reads this");

@@ -1,0 +1,3 @@
+//! Direct mode: any TCP server at the far end.
+
+pub mod line;

@@ -101,7 +101,9 @@ fn count_panics(status: &Arc<Status>) {
     let counter = status.metrics.task_panics.clone();
     std::panic::set_hook(Box::new(move |panic| {
         counter.inc();
-        let what = panic.payload_as_str().unwrap_or("no message");
+        let payload = panic.payload();
+        let what = payload.downcast_ref::<&str>().copied();
+        let what = what.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(place, "a task panicked: {}", log::escape(what.as_bytes()));
     }));
@@ -170,6 +172,7 @@ impl<'l> App<'l> {
                 return ExitCode::FAILURE;
             }
         };
+        let (mut events, _watch) = config::watch::watch(self.path.clone(), self.files.subscribe());
         let servers = if with_demo { self.start_demo(&loaded).await } else { Some(Vec::new()) };
         let Some(servers) = servers else { return ExitCode::FAILURE };
         for warning in &loaded.warnings {
@@ -183,7 +186,6 @@ impl<'l> App<'l> {
         }
         self.status.ready.store(true, Ordering::Release);
         tracing::info!("everlink is ready");
-        let (mut events, _watch) = config::watch::watch(self.path.clone(), self.files.subscribe());
         let mut keys = if with_demo { Keys::from_terminal() } else { Keys::none() };
         let mut drain: Option<Drain> = None;
         loop {

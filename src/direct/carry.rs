@@ -170,7 +170,7 @@ impl Carry {
 }
 
 /// The kernel's keepalive ends a connection with a timeout; an unreachable network ends it when it is told so.
-fn upstream_gone(error: &io::Error) -> CloseReason {
+pub fn upstream_gone(error: &io::Error) -> CloseReason {
     match error.kind() {
         io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
             CloseReason::Dead

@@ -4,17 +4,18 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
-
-use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
+use super::carry::upstream_gone;
 use super::in_use::{Order, Registered};
 use super::line::{Event, LineMode};
-use crate::config::{Beat, Upstream};
+use crate::config::{self, Beat, InUse, Upstream};
+use crate::link::sleep_until_or_never;
 use crate::metrics::{CloseReason, Direction, UpstreamMetrics};
 use crate::net::stream::Stream;
 
@@ -41,44 +42,46 @@ struct Outgoing {
 }
 
 /// Carries until the end and closes both sockets: in order, or both with a reset. Follows edits of the heartbeat.
+/// `banner`: what the server said before the client came.
 pub async fn carry(
     registered: Registered,
-    client: Stream,
-    upstream: Stream,
+    (client, upstream): (Stream, Stream),
     banner: Vec<u8>,
+    mode: LineMode,
     mut settings: watch::Receiver<Arc<Upstream>>,
     metrics: &UpstreamMetrics,
 ) -> CloseReason {
-    let heartbeat = settings.borrow_and_update().heartbeat.clone();
-    let Beat::Exchange { send, expect } = heartbeat.beat.clone() else { return CloseReason::Error };
     let mut lines = Lines {
         registered,
         client,
         upstream,
-        mode: LineMode::new(send, expect, &heartbeat, Instant::now(), fastrand::u64(..)),
+        mode,
         to_upstream: Outgoing::default(),
-        to_client: Outgoing { bytes: banner, ..Outgoing::default() },
+        to_client: Outgoing::default(),
         client_ended: false,
         upstream_ended: false,
     };
+    lines.mode.from_server(Instant::now(), &banner, &mut lines.to_client.bytes);
     let reason = loop {
         let deadline = lines.mode.next_deadline();
         tokio::select! {
-            reason = std::future::poll_fn(|cx| lines.poll(cx, metrics)) => break reason,
-            () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
-                if lines.tick(metrics) {
-                    break CloseReason::Dead;
-                }
-            }
+            biased; // what has arrived is read before anyone is judged
+            done = std::future::poll_fn(|cx| lines.poll(cx, deadline, metrics)) => if let Some(reason) = done {
+                break reason;
+            },
             changed = settings.changed() => {
                 if changed.is_err() {
                     break CloseReason::Drained;
                 }
-                lines.mode.retime(&settings.borrow_and_update().heartbeat);
+                lines.retune(&settings.borrow_and_update().heartbeat);
             }
+            () = sleep_until_or_never(deadline) => if lines.tick(metrics) {
+                break CloseReason::Dead;
+            },
         }
     };
     if reason != CloseReason::Finished {
+        // An end that cannot be made a reset is still an end.
         let _ = lines.client.reset_on_close();
         let _ = lines.upstream.reset_on_close();
     }
@@ -86,64 +89,67 @@ pub async fn carry(
 }
 
 impl Lines {
+    /// An edit: new numbers at once, new words when no answer is owed; `in_use = "off"` ends the beats.
+    fn retune(&mut self, heartbeat: &config::Heartbeat) {
+        self.mode.retime(heartbeat.into());
+        match &heartbeat.beat {
+            Beat::Exchange { send, expect } if heartbeat.in_use == InUse::Line => {
+                // Words that do not fit were refused with the file.
+                let _ = self.mode.reword(send.clone(), expect.clone());
+            }
+            _ => self.mode.stop(),
+        }
+    }
+
     /// True when the far end is dead.
     fn tick(&mut self, metrics: &UpstreamMetrics) -> bool {
-        let event = self.mode.tick(Instant::now(), &mut self.to_upstream.bytes, &mut self.to_client.bytes);
-        match event {
-            Event::None => false,
-            Event::Beat => {
-                metrics.beats_sent.inc();
-                false
-            }
-            Event::Missed => {
-                metrics.beats_missed.inc();
-                false
-            }
-            Event::Dead => {
-                metrics.beats_missed.inc();
-                true
+        loop {
+            match self.mode.tick(Instant::now(), &mut self.to_upstream.bytes, &mut self.to_client.bytes) {
+                Event::None => return false,
+                Event::Beat => metrics.beats_sent.inc(),
+                Event::Missed { .. } => metrics.beats_missed.inc(),
+                Event::Dead { .. } => {
+                    metrics.beats_missed.inc();
+                    return true;
+                }
             }
         }
     }
 
-    /// Moves what can be moved; ready at the end, or (as pending, woken at once) when the next deadline may have changed.
-    fn poll(&mut self, cx: &mut Context<'_>, metrics: &UpstreamMetrics) -> Poll<CloseReason> {
+    /// Moves what can be moved. Ready at the end, or with `None` when the next deadline is no longer `deadline`.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        deadline: Option<Instant>,
+        metrics: &UpstreamMetrics,
+    ) -> Poll<Option<CloseReason>> {
         self.registered.carried.woken_by(cx.waker());
         match self.registered.carried.order() {
-            Order::Dead => return Poll::Ready(CloseReason::Dead),
-            Order::Idle => return Poll::Ready(CloseReason::Idle),
-            Order::Drained => return Poll::Ready(CloseReason::Drained),
+            Order::Dead => return Poll::Ready(Some(CloseReason::Dead)),
+            Order::Idle => return Poll::Ready(Some(CloseReason::Idle)),
+            Order::Drained => return Poll::Ready(Some(CloseReason::Drained)),
             Order::None | Order::EmptyPipe => {}
         }
-        let before = self.mode.next_deadline();
         loop {
             let (up, down) = (self.poll_up(cx, metrics), self.poll_down(cx, metrics));
             if let Poll::Ready(Err(_)) = up {
-                return Poll::Ready(CloseReason::ClientReset);
+                return Poll::Ready(Some(CloseReason::ClientReset));
             }
             if let Poll::Ready(Err(error)) = down {
-                return Poll::Ready(if error.kind() == io::ErrorKind::TimedOut {
-                    CloseReason::Dead
-                } else {
-                    CloseReason::UpstreamReset
-                });
+                return Poll::Ready(Some(upstream_gone(&error)));
             }
-            match (
-                self.to_upstream.poll_write(cx, &mut self.upstream, self.client_ended),
-                self.to_client.poll_write(cx, &mut self.client, self.upstream_ended),
-            ) {
-                (Err(_), _) => return Poll::Ready(CloseReason::UpstreamReset),
-                (_, Err(_)) => return Poll::Ready(CloseReason::ClientReset),
-                (Ok(()), Ok(())) => {}
+            if self.to_upstream.poll_write(cx, &mut self.upstream, self.client_ended).is_err() {
+                return Poll::Ready(Some(CloseReason::UpstreamReset));
+            }
+            if self.to_client.poll_write(cx, &mut self.client, self.upstream_ended).is_err() {
+                return Poll::Ready(Some(CloseReason::ClientReset));
             }
             if self.to_upstream.shut && self.to_client.shut {
-                return Poll::Ready(CloseReason::Finished);
+                return Poll::Ready(Some(CloseReason::Finished));
             }
             if up.is_pending() && down.is_pending() {
-                if self.mode.next_deadline() != before {
-                    cx.waker().wake_by_ref();
-                }
-                return Poll::Pending;
+                let stands = self.mode.next_deadline() == deadline;
+                return if stands { Poll::Pending } else { Poll::Ready(None) };
             }
         }
     }
@@ -162,7 +168,7 @@ impl Lines {
         };
         if buffer.filled().is_empty() {
             self.client_ended = true;
-            self.mode.client_ended(now);
+            self.mode.client_ended();
         } else {
             self.mode.from_client(now, buffer.filled(), &mut self.to_upstream.bytes);
             metrics.moved(Direction::Sent, buffer.filled().len() as u64);
@@ -185,10 +191,12 @@ impl Lines {
         };
         if buffer.filled().is_empty() {
             self.upstream_ended = true;
-            self.mode.server_ended(now, &mut self.to_client.bytes);
+            self.mode.server_ended(&mut self.to_client.bytes);
         } else {
             let before = self.to_client.bytes.len();
-            self.mode.from_server(now, buffer.filled(), &mut self.to_client.bytes);
+            if let Some(trip) = self.mode.from_server(now, buffer.filled(), &mut self.to_client.bytes) {
+                metrics.rtt.observe(trip.as_secs_f64());
+            }
             let passed = self.to_client.bytes.len().saturating_sub(before);
             metrics.moved(Direction::Received, passed as u64);
             self.registered.moved(false, true);

@@ -19,8 +19,9 @@ use super::carry::Carry;
 use super::carry_lines;
 use super::client::{self, Client, Place as ClientPlace, Socket};
 use super::endpoints::Endpoints;
-use super::in_use::InUse;
-use crate::config::{self, Endpoint, InUse as InUseMode};
+use super::in_use;
+use super::line::LineMode;
+use crate::config::{self, Beat, Endpoint, InUse};
 use crate::link::dial::{self, DialError, DialOptions};
 use crate::link::resolve::Resolver;
 use crate::metrics::{CloseReason, DialOutcome, EndpointMetrics, Label, RefuseReason, UpstreamMetrics};
@@ -44,7 +45,7 @@ pub struct Pool {
     pub process: Arc<Status>,
     pub status: Arc<UpstreamStatus>,
     pub settings: watch::Sender<Arc<config::Upstream>>,
-    pub in_use: Arc<InUse>,
+    pub in_use: Arc<in_use::InUse>,
     pub tls: ArcSwapOption<ClientTls>,
     /// Tells the keeper to cut every wait short.
     pub retry: Notify,
@@ -514,7 +515,7 @@ impl Pool {
                 return;
             }
         };
-        let by_line = self.settings.borrow().heartbeat.in_use == InUseMode::Line;
+        let by_line = self.line_mode();
         let registered = self.in_use.register(stream.tcp_fd(), opened.stream.tcp_fd(), opened.sustained);
         if registered.is_first() {
             self.keeper.notify_one();
@@ -524,14 +525,27 @@ impl Pool {
         metrics.wait.observe(accepted.elapsed().as_secs_f64());
         metrics.connections.inc();
         let carried = Carrying { place, tie, since: accepted, reason: CloseReason::Error };
-        if by_line {
+        if let Some(mode) = by_line {
             let settings = self.settings.subscribe();
             tokio::spawn(carried.until(move |metrics| async move {
-                carry_lines::carry(registered, stream, upstream, banner, settings, &metrics).await
+                carry_lines::carry(registered, (stream, upstream), banner, mode, settings, &metrics).await
             }));
         } else {
             let carry = Carry::new(registered, stream, upstream, banner);
             tokio::spawn(carried.until(move |metrics| async move { carry.run(&metrics).await }));
+        }
+    }
+
+    /// Line mode for a new connection, if that is how this upstream's are carried.
+    fn line_mode(&self) -> Option<LineMode> {
+        let settings = self.settings.borrow();
+        let heartbeat = &settings.heartbeat;
+        match &heartbeat.beat {
+            Beat::Exchange { send, expect } if heartbeat.in_use == InUse::Line => {
+                let (send, expect) = (send.clone(), expect.clone());
+                LineMode::new(send, expect, heartbeat.into(), Instant::now(), fastrand::u64(..)).ok()
+            }
+            _ => None,
         }
     }
 }

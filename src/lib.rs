@@ -2,5 +2,6 @@
 
 pub mod config;
 pub mod direct;
+pub mod lifecycle;
 pub mod metrics;
 pub mod status;

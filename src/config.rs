@@ -3,7 +3,6 @@
 //! The file as written is read by [`load`]; problems come back all at once, each with its place. What changed between
 //! two configurations, and what a reload has to do about it, is told by [`diff`].
 
-<<<<<<< HEAD
 mod address;
 mod bytes;
 mod check;
@@ -35,10 +34,6 @@ pub use source::Place;
 pub use summary::descriptors_needed;
 pub use units::{Suggestion, UnitError, duration, show_duration, show_size, size};
 
-=======
-pub mod watch;
-
->>>>>>> line
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;

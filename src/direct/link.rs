@@ -494,7 +494,11 @@ impl LinkTask {
         if !self.trusting {
             let told = self.pool.may_tell(now);
             if told {
-                self.record("up", None, connection.opened.address.map_or(String::new(), |a| format!("connected to {a}")));
+                self.record(
+                    "up",
+                    None,
+                    connection.opened.address.map_or(String::new(), |a| format!("connected to {a}")),
+                );
             }
             tell!(
                 told,

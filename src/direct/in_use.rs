@@ -295,11 +295,6 @@ impl Side {
 }
 
 impl Registered {
-    /// Whether it is the only one: the shared timer may have to be started.
-    pub fn is_first(&self) -> bool {
-        self.owner.open() == 1
-    }
-
     pub fn moved(&self, sent: bool, received: bool) {
         self.carried.moved(&self.owner, sent, received);
     }

@@ -217,7 +217,7 @@ impl Bound {
     fn keep_alive(&self, heartbeat: &crate::config::Heartbeat) {
         if let Self::Tcp(listener) = self {
             // Accepted sockets inherit it on Linux; one that could not be set is a connection without keepalive, no more.
-            let _ = socket::apply_keepalive(listener, &socket::Keepalive::from_heartbeat(heartbeat));
+            let _ = socket::sustain(listener, heartbeat);
         }
     }
 

@@ -177,6 +177,13 @@ impl Keeper {
             );
             self.record("dead_in_use", format!("{} connections in use were dead", seen.dead));
         }
+        if seen.vanished > 0 {
+            tracing::info!(
+                upstream = self.pool.name,
+                connections = seen.vanished,
+                "clients that do not acknowledge any more are reset"
+            );
+        }
         self.next_look = Some(now + period);
         self.next_look
     }

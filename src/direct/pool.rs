@@ -24,7 +24,7 @@ use super::line::LineMode;
 use crate::config::{self, Beat, Endpoint, InUse};
 use crate::link::dial::{self, DialError, DialOptions};
 use crate::link::resolve::Resolver;
-use crate::metrics::{CloseReason, DialOutcome, EndpointMetrics, Label, RefuseReason, UpstreamMetrics};
+use crate::metrics::{CloseReason, DialOutcome, EndpointMetrics, Label, LossReason, RefuseReason, UpstreamMetrics};
 use crate::net::descriptors::{Descriptors, Held};
 use crate::net::stream::Stream;
 use crate::net::tls::ClientTls;
@@ -597,6 +597,11 @@ impl Drop for Carrying {
         let pool = &self.place.pool;
         pool.status.metrics.connections.dec();
         pool.status.metrics.close(self.reason);
+        // Any other end is the client's or the server's own; a death was found by us.
+        if self.reason == CloseReason::Dead {
+            pool.status.metrics.lose(LossReason::Heartbeat);
+            pool.with_endpoint_metrics(&self.tie.endpoint, |metrics| metrics.losses.inc());
+        }
         tracing::debug!(
             upstream = pool.name,
             endpoint = self.tie.endpoint.name,

@@ -16,6 +16,7 @@ use crate::config::{self, Config, Tls};
 use crate::direct::in_use::Order;
 use crate::direct::pool::Pool;
 use crate::http::{self, HttpThread};
+use crate::lifecycle::Clients;
 use crate::link::resolve::Resolver;
 use crate::listener::Listeners;
 use crate::net::socket;
@@ -71,8 +72,13 @@ impl Running {
     }
 
     /// Clients accepted and not yet gone, of all upstreams.
-    pub fn clients(&self) -> usize {
-        self.upstreams.values().map(|upstream| upstream.pool.clients()).sum()
+    pub fn clients(&self) -> Clients {
+        let mut clients = Clients::default();
+        for upstream in self.upstreams.values() {
+            clients.open += upstream.pool.clients();
+            clients.came += upstream.pool.status.metrics.connections_total.get();
+        }
+        clients
     }
 
     /// Changes to `new`. Errors: why not, one line for each reason; nothing has changed then.

@@ -245,11 +245,6 @@ impl Carried {
 }
 
 impl Registered {
-    /// Whether it is the only one: the shared timer may have to be started.
-    pub fn is_first(&self) -> bool {
-        self.owner.open() == 1
-    }
-
     pub fn moved(&self, sent: bool, received: bool) {
         self.carried.moved(&self.owner, sent, received);
     }

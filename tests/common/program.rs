@@ -101,9 +101,7 @@ pub fn finished(command: &mut Command) -> Output {
     }
     let (stdout, stderr) = (stdout.join().expect("read"), stderr.join().expect("read"));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let Some(status) = status else {
-        panic!("{command:?} does not end; so far: {}{}", text(&stdout), text(&stderr))
-    };
+    let Some(status) = status else { panic!("{command:?} does not end; so far: {}{}", text(&stdout), text(&stderr)) };
     Output { status, stdout, stderr }
 }
 
@@ -234,7 +232,8 @@ impl Program {
     fn await_start(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(address) = self.logged("metrics, health and status are served").and_then(|line| address(&line)) {
+            if let Some(address) = self.logged("metrics, health and status are served").and_then(|line| address(&line))
+            {
                 self.http = address;
                 if self.get("/startupz").0 == 200 {
                     return;
@@ -400,7 +399,9 @@ impl Samples {
     pub fn with_label(&self, name: &str, value: &str) -> Vec<&str> {
         let label = format!("{name}=\"{value}\"");
         let has = |series: &&str| {
-            series.split_once('{').is_some_and(|(_, labels)| labels.trim_end_matches('}').split(',').any(|l| l == label))
+            series
+                .split_once('{')
+                .is_some_and(|(_, labels)| labels.trim_end_matches('}').split(',').any(|l| l == label))
         };
         self.0.iter().map(|(series, _)| series.as_str()).filter(has).collect()
     }

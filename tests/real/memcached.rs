@@ -46,6 +46,9 @@ fn memcached_is_proven_by_its_version_and_serves_through_everlink() {
     assert_eq!(other.ask("get greeting\r\n"), "VALUE greeting 0 5");
     assert_eq!((other.line(), other.line()), ("hello".to_owned(), "END".to_owned()));
 
+    // A connection in use counts as up until its client has ended it, too.
+    drop((client, other));
+    wait_until("both are gone", || everlink.metric(r#"everlink_connections{upstream="cache"}"#) == 0.0);
     assert!(server.end_by("TERM").success());
     wait_until("the end is seen", || everlink.metric(r#"everlink_upstream_up{upstream="cache"}"#) == 0.0);
     everlink.stop();

@@ -55,11 +55,11 @@ impl Redis {
         calls.and_then(|rest| rest.split(',').next()).map_or(0.0, |calls| calls.parse().expect("a number"))
     }
 
-    /// An everlink with this server as its upstream `redis`, beats by the preset.
-    fn behind_everlink(&self, more: &str) -> Program {
+    /// An everlink with this server as its upstream `redis`.
+    fn behind_everlink(&self, heartbeat: &str, more: &str) -> Program {
         let everlink = Program::start(&format!(
             "[upstreams.redis]\nlisten = \"127.0.0.1:0\"\nendpoints = [\"127.0.0.1:{}\"]\n\
-             retry = {{ initial = \"100ms\", max = \"1s\" }}\nheartbeat.preset = \"redis\"\n{more}",
+             retry = {{ initial = \"100ms\", max = \"1s\" }}\nheartbeat = {{ preset = \"redis\", {heartbeat} }}\n{more}",
             self.port
         ));
         wait_until("upstream up", || everlink.metric(UP) == 1.0);
@@ -67,6 +67,8 @@ impl Redis {
     }
 }
 
+const OFTEN: &str = "interval = \"200ms\"";
+const SELDOM: &str = "interval = \"1h\"";
 const UP: &str = r#"everlink_upstream_up{upstream="redis"}"#;
 const SENT: &str = r#"everlink_heartbeats_sent_total{upstream="redis"}"#;
 const MISSED: &str = r#"everlink_heartbeats_missed_total{upstream="redis"}"#;
@@ -124,12 +126,13 @@ fn redis_cli_works_through_everlink() {
 #[test]
 fn redis_benchmark_completes_through_everlink_without_an_error() {
     let redis = Redis::start(&[]);
-    let everlink = redis.behind_everlink("pool.size = 8\n");
+    let everlink = redis.behind_everlink(SELDOM, "pool.size = 8\n");
     let port = everlink.listener("redis").port().to_string();
-    let output = finished(command("redis-benchmark").args(["-p", &port, "-n", "20000", "-c", "50", "-q"]).args([
-        "-t",
-        "ping,set,get,incr,lpush,mset",
-    ]));
+    let output = finished(
+        command("redis-benchmark")
+            .args(["-p", &port, "-n", "20000", "-c", "50", "-q"])
+            .args(["-t", "ping,set,get,incr,lpush,mset"]),
+    );
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}: {said}", output.status);
     assert!(!said.to_lowercase().contains("error"), "{said}");
@@ -151,7 +154,7 @@ fn redis_benchmark_completes_through_everlink_without_an_error() {
 #[test]
 fn a_server_that_wants_a_password_is_proven_and_its_clients_log_in() {
     let redis = Redis::start(&["--requirepass", "open sesame"]);
-    let everlink = redis.behind_everlink("heartbeat.interval = \"200ms\"\n");
+    let everlink = redis.behind_everlink(OFTEN, "");
     wait_until("beats are sent", || everlink.metric(SENT) >= 10.0);
     assert_eq!(everlink.metric(MISSED), 0.0);
     assert_eq!(lost(&everlink, "protocol"), 0.0);
@@ -168,7 +171,7 @@ fn a_server_that_wants_a_password_is_proven_and_its_clients_log_in() {
 fn a_server_that_cuts_idle_connections_stays_up() {
     let redis = Redis::start(&["--timeout", "3"]);
     // Beats rarer than the server's patience: it is met in full.
-    let everlink = redis.behind_everlink("heartbeat.interval = \"1h\"\n");
+    let everlink = redis.behind_everlink(SELDOM, "");
     let before = everlink.metric(DOWNTIME);
     wait_within(Duration::from_secs(40), "cut a few times", || {
         assert_eq!(everlink.metric(UP), 1.0, "a cut by the server's timer is no outage");
@@ -188,7 +191,7 @@ fn a_server_that_cuts_idle_connections_stays_up() {
 #[test]
 fn a_restart_under_a_looping_client_is_over_within_the_backoff_and_a_second() {
     let mut redis = Redis::start(&[]);
-    let everlink = redis.behind_everlink("limits.wait = \"20s\"\n");
+    let everlink = redis.behind_everlink(OFTEN, "limits.wait = \"20s\"\n");
     let address = everlink.listener("redis");
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     // When each client came, and when it was answered; one that was cut tells nothing.
@@ -234,7 +237,7 @@ fn a_restart_under_a_looping_client_is_over_within_the_backoff_and_a_second() {
 #[test]
 fn beats_are_said_on_warm_connections_only() {
     let redis = Redis::start(&[]);
-    let everlink = redis.behind_everlink("pool.size = 3\nheartbeat.interval = \"200ms\"\n");
+    let everlink = redis.behind_everlink(OFTEN, "pool.size = 3\n");
     let mut client = everlink.connect("redis");
     client.write_all(b"CLIENT SETNAME application\r\n").expect("sent");
     let mut line = String::new();
@@ -276,8 +279,7 @@ fn beats_are_said_on_warm_connections_only() {
 #[test]
 fn a_server_that_is_busy_for_less_than_the_budget_loses_no_link_and_no_client_hears_a_late_answer() {
     let redis = Redis::start(&["--enable-debug-command", "yes"]);
-    let everlink =
-        redis.behind_everlink("heartbeat = { interval = \"200ms\", timeout = \"400ms\", misses = 10, preset = \"redis\" }\n");
+    let everlink = redis.behind_everlink("interval = \"200ms\", timeout = \"400ms\", misses = 10", "");
     let port = redis.port;
     let busy = std::thread::spawn(move || succeeded(cli(port).args(["DEBUG", "SLEEP", "1.5"])));
     wait_until("beats go unanswered", || everlink.metric(MISSED) >= 2.0);

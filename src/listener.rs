@@ -147,6 +147,7 @@ impl Listeners {
             match (self.open.get(key), bound.remove(key)) {
                 (Some(open), _) => open.target.store(Arc::new(pool.clone())),
                 (None, Some(bound)) => {
+                    tracing::info!(upstream, address = %bound, "listening for clients");
                     self.start(key.clone(), bound, Arc::new(ArcSwap::from_pointee(pool.clone())), workers);
                 }
                 (None, None) => continue,

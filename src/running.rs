@@ -261,6 +261,9 @@ impl Running {
         if self.http_bound.len() == before && bound.is_empty() {
             return;
         }
+        for address in bound.values().filter_map(|listener| listener.local_addr().ok()) {
+            tracing::info!(%address, "metrics, health and status are served");
+        }
         self.http_bound.extend(bound);
         // A clone is the same socket: what is kept is never closed.
         let listeners = self.http_bound.values().filter_map(|listener| listener.try_clone().ok()).collect();

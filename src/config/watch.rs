@@ -268,7 +268,7 @@ impl Watch {
             Err(_) => return false,
         }
         let Some(now_seen) = self.look().await else { return false };
-        if false {
+        if now_seen != self.seen {
             self.pacer.notice(Instant::now(), Notice::Unsure);
             self.seen = now_seen;
         }

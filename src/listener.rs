@@ -149,6 +149,7 @@ impl Listeners {
             match (self.open.get(key), bound.remove(key)) {
                 (Some(open), _) => open.target.store(Arc::new(pool.clone())),
                 (None, Some(bound)) => {
+                    tracing::info!(upstream = upstream.as_str(), address = %bound, "listening");
                     self.start(key.clone(), bound, Arc::new(ArcSwap::from_pointee(pool.clone())), workers);
                 }
                 (None, None) => continue,

@@ -209,9 +209,7 @@ impl Running {
     fn change_upstreams(&mut self, new: &Config, mut tls: BTreeMap<String, Arc<ClientTls>>) {
         for (name, settings) in &new.upstreams {
             let tls = tls.remove(name);
-            if let Some(tls) = &tls {
-                self.show_certificates(name, tls);
-            }
+            let shown = tls.clone();
             match self.upstreams.get(name) {
                 None => {
                     let handles = self.workers.handles();
@@ -231,6 +229,10 @@ impl Running {
                         upstream.pool.apply(settings);
                     }
                 }
+            }
+            // Last, for a start forgets the series of a predecessor.
+            if let Some(tls) = shown {
+                self.show_certificates(name, &tls);
             }
         }
     }

@@ -229,7 +229,7 @@ impl<'l> App<'l> {
                     Verdict::Wait(_) => {}
                     Verdict::Leave | Verdict::Overdue => return self.leave().await,
                 }
-                drain.tell(self.running.clients());
+                drain.tell(self.running.clients().open);
             }
             // While draining, clients come and go unseen: look often enough to leave on time.
             let look = drain.as_ref().map(|_| Instant::now() + Duration::from_millis(50));
@@ -238,12 +238,12 @@ impl<'l> App<'l> {
                 biased;
                 signal = signals.next() => match signal {
                     Signal::Drain => {
-                        tracing::info!(clients = self.running.clients(), "draining: open clients may finish");
+                        tracing::info!(clients = self.running.clients().open, "draining: open clients may finish");
                         self.status.draining.store(true, Ordering::Release);
                         drain = Some(Drain::new(&self.running.config().drain));
                     }
                     Signal::Exit => {
-                        tracing::warn!(clients = self.running.clients(), "told twice: leaving at once");
+                        tracing::warn!(clients = self.running.clients().open, "told twice: leaving at once");
                         return ExitCode::from(130);
                     }
                     Signal::Reload => hangups.ask(Instant::now()),

@@ -102,6 +102,14 @@ pub enum Verdict {
     Overdue,
 }
 
+/// The clients of the process at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Clients {
+    pub open: usize,
+    /// Accepted since the start: tells of those who came and went between two looks.
+    pub came: u64,
+}
+
 /// Decides when a sidecar in drain may leave. Pure.
 ///
 /// The application beside it is finishing too and may still open connections, so an empty moment is not enough: no client
@@ -111,20 +119,24 @@ pub struct DrainClock {
     settings: Drain,
     began: Instant,
     quiet_since: Option<Instant>,
+    came: u64,
 }
 
 impl DrainClock {
     pub fn new(settings: &Drain, now: Instant) -> Self {
-        Self { settings: settings.clone(), began: now, quiet_since: None }
+        Self { settings: settings.clone(), began: now, quiet_since: None, came: 0 }
     }
 
-    /// Judges the moment. `clients`: how many are open now.
-    pub fn verdict(&mut self, now: Instant, clients: usize) -> Verdict {
+    /// Judges the moment.
+    pub fn verdict(&mut self, now: Instant, clients: Clients) -> Verdict {
         let overdue = self.began + self.settings.timeout;
         if now >= overdue {
-            return if clients == 0 { Verdict::Leave } else { Verdict::Overdue };
+            return if clients.open == 0 { Verdict::Leave } else { Verdict::Overdue };
         }
-        if clients > 0 {
+        if std::mem::replace(&mut self.came, clients.came) != clients.came {
+            self.quiet_since = None;
+        }
+        if clients.open > 0 {
             self.quiet_since = None;
             return Verdict::Wait(overdue);
         }
@@ -144,6 +156,18 @@ mod tests {
     fn clock(quiet: Option<Duration>, minimum: Duration) -> (DrainClock, Instant) {
         let now = Instant::now();
         (DrainClock::new(&Drain { timeout: 8 * SECOND, quiet, minimum }, now), now)
+    }
+
+    fn open(open: usize) -> Clients {
+        Clients { open, came: 1 }
+    }
+
+    #[test]
+    fn a_client_who_came_and_went_unseen_starts_the_quiet_anew() {
+        let (mut clock, t) = clock(Some(2 * SECOND), Duration::ZERO);
+        clock.verdict(t, open(0));
+        let unseen = Clients { open: 0, came: 2 };
+        assert_eq!(clock.verdict(t + SECOND, unseen), Verdict::Wait(t + 3 * SECOND));
     }
 
     #[test]
@@ -168,26 +192,26 @@ mod tests {
     #[test]
     fn it_leaves_when_nobody_has_been_open_for_the_quiet_time() {
         let (mut clock, t) = clock(Some(2 * SECOND), Duration::ZERO);
-        assert_eq!(clock.verdict(t, 1), Verdict::Wait(t + 8 * SECOND));
-        assert_eq!(clock.verdict(t + SECOND, 0), Verdict::Wait(t + 3 * SECOND));
-        assert_eq!(clock.verdict(t + 2 * SECOND, 1), Verdict::Wait(t + 8 * SECOND), "a client came back");
-        assert_eq!(clock.verdict(t + 3 * SECOND, 0), Verdict::Wait(t + 5 * SECOND), "the quiet starts anew");
-        assert_eq!(clock.verdict(t + 5 * SECOND, 0), Verdict::Leave);
+        assert_eq!(clock.verdict(t, open(1)), Verdict::Wait(t + 8 * SECOND));
+        assert_eq!(clock.verdict(t + SECOND, open(0)), Verdict::Wait(t + 3 * SECOND));
+        assert_eq!(clock.verdict(t + 2 * SECOND, open(1)), Verdict::Wait(t + 8 * SECOND), "a client came back");
+        assert_eq!(clock.verdict(t + 3 * SECOND, open(0)), Verdict::Wait(t + 5 * SECOND), "the quiet starts anew");
+        assert_eq!(clock.verdict(t + 5 * SECOND, open(0)), Verdict::Leave);
     }
 
     #[test]
     fn it_does_not_leave_before_the_minimum_nor_after_the_timeout() {
         let (mut clock, t) = clock(Some(SECOND), 5 * SECOND);
-        clock.verdict(t, 0);
-        assert_eq!(clock.verdict(t + 2 * SECOND, 0), Verdict::Wait(t + 5 * SECOND));
-        assert_eq!(clock.verdict(t + 5 * SECOND, 0), Verdict::Leave);
-        assert_eq!(clock.verdict(t + 8 * SECOND, 3), Verdict::Overdue);
+        clock.verdict(t, open(0));
+        assert_eq!(clock.verdict(t + 2 * SECOND, open(0)), Verdict::Wait(t + 5 * SECOND));
+        assert_eq!(clock.verdict(t + 5 * SECOND, open(0)), Verdict::Leave);
+        assert_eq!(clock.verdict(t + 8 * SECOND, open(3)), Verdict::Overdue);
     }
 
     #[test]
     fn without_a_quiet_time_it_stays_until_the_timeout() {
         let (mut clock, t) = clock(None, Duration::ZERO);
-        assert_eq!(clock.verdict(t, 0), Verdict::Wait(t + 8 * SECOND));
-        assert_eq!(clock.verdict(t + 8 * SECOND, 0), Verdict::Leave);
+        assert_eq!(clock.verdict(t, open(0)), Verdict::Wait(t + 8 * SECOND));
+        assert_eq!(clock.verdict(t + 8 * SECOND, open(0)), Verdict::Leave);
     }
 }

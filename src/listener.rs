@@ -149,7 +149,7 @@ impl Listeners {
             match (self.open.get(key), bound.remove(key)) {
                 (Some(open), _) => open.target.store(Arc::new(pool.clone())),
                 (None, Some(bound)) => {
-                    tracing::info!(upstream = upstream.as_str(), address = %bound, "listening");
+                    tracing::info!(upstream, address = %bound, "listening for clients");
                     self.start(key.clone(), bound, Arc::new(ArcSwap::from_pointee(pool.clone())), workers);
                 }
                 (None, None) => continue,
@@ -216,7 +216,7 @@ impl Bound {
     fn keep_alive(&self, heartbeat: &crate::config::Heartbeat) {
         if let Self::Tcp(listener) = self {
             // Accepted sockets inherit it on Linux; one that could not be set is a connection without keepalive, no more.
-            let _ = socket::apply_keepalive(listener, &socket::Keepalive::from_heartbeat(heartbeat));
+            let _ = socket::sustain(listener, heartbeat);
         }
     }
 

@@ -15,6 +15,7 @@ use crate::admin::AdminListener;
 use crate::config::{self, Config, Tls};
 use crate::direct::in_use::Order;
 use crate::direct::pool::Pool;
+use crate::lifecycle::Clients;
 use crate::link::resolve::Resolver;
 use crate::listener::Listeners;
 use crate::net::tls::ClientTls;
@@ -67,10 +68,14 @@ impl Running {
         &self.config
     }
 
-    /// Clients accepted and not yet gone, of all upstreams, removed ones included.
-    pub fn clients(&self) -> usize {
-        let running = self.upstreams.values().map(|upstream| &upstream.pool);
-        running.chain(&self.leaving).map(|pool| pool.clients()).sum()
+    /// Clients of all upstreams, removed ones included while theirs may stay.
+    pub fn clients(&self) -> Clients {
+        let mut clients = Clients::default();
+        for pool in self.upstreams.values().map(|upstream| &upstream.pool).chain(&self.leaving) {
+            clients.open += pool.clients();
+            clients.came += pool.status.metrics.connections_total.get();
+        }
+        clients
     }
 
     /// Changes to `new`. Errors: why not, one line for each reason; nothing has changed then.

@@ -254,15 +254,16 @@ impl UpstreamStatus {
         self.learned_max_age.store(age.map_or(0, |age| age.as_millis().max(1) as u64), Ordering::Relaxed);
     }
 
-    /// The upstream has come up or gone down; keeps metrics, outage history and the time of the change.
-    pub fn set_alive(&self, alive: bool, reason: &str) {
+    /// The upstream has come up or gone down; keeps metrics, outage history and the time of the change. Returns how long
+    /// the state that ended had lasted.
+    pub fn set_alive(&self, alive: bool, reason: &str) -> Duration {
         let was = self.metrics.up.get() == 1;
         if was == alive {
-            return;
+            return Duration::ZERO;
         }
         let now = SystemTime::now();
         self.metrics.set_alive(alive);
-        self.up_since.store(Arc::new(now));
+        let since = self.up_since.swap(Arc::new(now));
         self.outages.rcu(|outages| {
             let mut outages = Vec::clone(outages);
             if alive {
@@ -277,6 +278,7 @@ impl UpstreamStatus {
             }
             outages
         });
+        now.duration_since(*since).unwrap_or_default()
     }
 }
 

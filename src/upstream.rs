@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime::Handle;
@@ -132,8 +133,7 @@ impl Keeper {
 
     /// Looks at the connections in use, if there are any.
     fn look(&mut self, now: Instant) -> Option<Instant> {
-        if self.pool.in_use.open() == 0 {
-            self.next_look = None;
+        if self.next_look.is_none() && !self.pool.looked_after.load(Ordering::Acquire) {
             return None;
         }
         let (heartbeat, idle) = {
@@ -148,6 +148,15 @@ impl Keeper {
                 return self.next_look;
             }
             Some(_) => {}
+        }
+        if self.pool.in_use.open() == 0 {
+            self.next_look = None;
+            self.pool.looked_after.store(false, Ordering::Release);
+            // Unless one came between the two.
+            if self.pool.in_use.open() == 0 {
+                return None;
+            }
+            self.pool.looked_after.store(true, Ordering::Release);
         }
         let tcp = now >= self.next_tcp_look;
         if tcp {
@@ -167,6 +176,13 @@ impl Keeper {
                 "connections in use were dead and are reset"
             );
             self.record("dead_in_use", format!("{} connections in use were dead", seen.dead));
+        }
+        if seen.vanished > 0 {
+            tracing::info!(
+                upstream = self.pool.name,
+                connections = seen.vanished,
+                "clients that do not acknowledge any more are reset"
+            );
         }
         self.next_look = Some(now + period);
         self.next_look

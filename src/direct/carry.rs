@@ -135,6 +135,7 @@ impl Carry {
         match self.registered.carried.order() {
             Order::None => None,
             Order::Dead => Some(CloseReason::Dead),
+            Order::Vanished => Some(CloseReason::ClientReset),
             Order::Idle => Some(CloseReason::Idle),
             Order::Drained => Some(CloseReason::Drained),
             Order::EmptyPipe => [&mut self.up, &mut self.down].into_iter().find_map(|half| half.empty_pipe().err()),

@@ -126,6 +126,7 @@ impl Lines {
         self.registered.carried.woken_by(cx.waker());
         match self.registered.carried.order() {
             Order::Dead => return Poll::Ready(Some(CloseReason::Dead)),
+            Order::Vanished => return Poll::Ready(Some(CloseReason::ClientReset)),
             Order::Idle => return Poll::Ready(Some(CloseReason::Idle)),
             Order::Drained => return Poll::Ready(Some(CloseReason::Drained)),
             Order::None | Order::EmptyPipe => {}

@@ -4,13 +4,15 @@
 //! them all: no timer, and no clock, for each connection.
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
+use std::time::{Duration, Instant};
 
 use super::watch::{self, Verdict};
 use crate::config;
-use crate::net::{kernel, socket};
+use crate::net::kernel::{self, TcpInfo};
+use crate::net::socket;
 
 /// What the shared timer tells a connection to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,17 +26,16 @@ pub enum Order {
     Drained = 3,
     /// Others need the pipe that a stalled reader keeps full.
     EmptyPipe = 4,
+    /// The client is gone without a word: reset.
+    Vanished = 5,
 }
 
 /// One carried connection, as the shared timer sees it.
 #[derive(Debug)]
 pub struct Carried {
-    /// The upstream's TCP socket; `None` on a unix socket.
-    upstream: Option<RawFd>,
-    client: Option<RawFd>,
+    upstream: Side,
+    client: Side,
     order: AtomicU8,
-    /// Bytes went to the upstream since the last look, or were not acknowledged then.
-    stirred: AtomicBool,
     /// Bytes came from the upstream since the last look.
     received: AtomicBool,
     /// The look before which a byte last moved.
@@ -46,9 +47,26 @@ pub struct Carried {
     waker: OnceLock<Waker>,
 }
 
+/// One of its sockets.
+#[derive(Debug)]
+struct Side {
+    /// `None`: a unix socket, whose peer cannot vanish unseen.
+    fd: Option<RawFd>,
+    /// Bytes were written to it since the last look, or were not acknowledged then.
+    stirred: AtomicBool,
+    /// What the peer had acknowledged when bytes were last seen in flight; [`NOTHING`]: none were.
+    acknowledged: AtomicU64,
+    /// The first look, in milliseconds of [`InUse::born`], that saw that number.
+    since: AtomicU64,
+}
+
+/// No connection gets that far.
+const NOTHING: u64 = u64::MAX;
+
 /// All of one upstream.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct InUse {
+    born: Instant,
     slots: Mutex<Slots>,
     /// Counts the looks, from 1.
     looks: AtomicU32,
@@ -74,19 +92,26 @@ pub struct Registered {
 pub struct Seen {
     pub open: usize,
     pub dead: usize,
+    /// Clients that are dead.
+    pub vanished: usize,
     pub idle: usize,
     /// Somebody heard from the upstream.
     pub received: bool,
+}
+
+impl Default for InUse {
+    fn default() -> Self {
+        Self { born: Instant::now(), slots: Mutex::default(), looks: AtomicU32::new(0) }
+    }
 }
 
 impl InUse {
     /// `sustained`: the upstream's socket has its keepalive; else the first look sets it.
     pub fn register(self: &Arc<Self>, client: Option<RawFd>, upstream: Option<RawFd>, sustained: bool) -> Registered {
         let carried = Arc::new(Carried {
-            upstream,
-            client,
+            upstream: Side::new(upstream),
+            client: Side::new(client),
             order: AtomicU8::new(Order::None as u8),
-            stirred: AtomicBool::new(true),
             received: AtomicBool::new(false),
             touched: AtomicU32::new(self.looks.load(Ordering::Relaxed)),
             stalled: AtomicU32::new(0),
@@ -117,14 +142,18 @@ impl InUse {
     /// without a byte after which a connection is idle. `pipes_wanted`: somebody waits for a pipe.
     pub fn look(&self, heartbeat: &config::Heartbeat, tcp: bool, idle_after: Option<u32>, pipes_wanted: bool) -> Seen {
         let now = self.looks.fetch_add(1, Ordering::Relaxed) + 1;
+        let lived = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(NOTHING);
         let mut seen = Seen::default();
         for carried in self.slots().all.iter().flatten() {
             seen.open += 1;
             carried.sustain(heartbeat);
             seen.received |= carried.received.swap(false, Ordering::Relaxed);
-            if tcp && carried.is_dead(heartbeat) {
+            if tcp && carried.upstream.is_dead(lived, heartbeat) {
                 seen.dead += 1;
                 carried.tell(Order::Dead);
+            } else if tcp && carried.client.is_dead(lived, heartbeat) {
+                seen.vanished += 1;
+                carried.tell(Order::Vanished);
             } else if idle_after
                 .is_some_and(|limit| now.saturating_sub(carried.touched.load(Ordering::Relaxed)) > limit)
             {
@@ -139,12 +168,8 @@ impl InUse {
 
     /// An edit of the heartbeat reaches connections in use: keepalive runs on the new numbers.
     pub fn retune(&self, heartbeat: &config::Heartbeat) {
-        let keepalive = socket::Keepalive::from_heartbeat(heartbeat);
         for carried in self.slots().all.iter().flatten() {
-            if let Some(fd) = carried.client {
-                // A socket that just died refuses; its carrier finds out by itself.
-                let _ = kernel::with_fd(fd, |fd| socket::apply_keepalive(&fd, &keepalive));
-            }
+            carried.client.sustain(heartbeat);
             carried.sustained.store(false, Ordering::Relaxed);
             carried.sustain(heartbeat);
         }
@@ -168,6 +193,7 @@ impl Carried {
             1 => Order::Dead,
             2 => Order::Idle,
             3 => Order::Drained,
+            5 => Order::Vanished,
             4 => {
                 let _ = self.order.compare_exchange(4, 0, Ordering::AcqRel, Ordering::Relaxed);
                 Order::EmptyPipe
@@ -187,9 +213,10 @@ impl Carried {
     pub fn moved(&self, owner: &InUse, sent: bool, received: bool) {
         self.touched.store(owner.looks.load(Ordering::Relaxed), Ordering::Relaxed);
         if sent {
-            self.stirred.store(true, Ordering::Relaxed);
+            self.upstream.stirred.store(true, Ordering::Relaxed);
         }
         if received {
+            self.client.stirred.store(true, Ordering::Relaxed);
             self.received.store(true, Ordering::Relaxed);
         }
     }
@@ -212,24 +239,8 @@ impl Carried {
     }
 
     fn sustain(&self, heartbeat: &config::Heartbeat) {
-        if let Some(fd) = self.upstream.filter(|_| !self.sustained.swap(true, Ordering::Relaxed)) {
-            let _ = kernel::with_fd(fd, |fd| socket::sustain(&fd, heartbeat));
-        }
-    }
-
-    fn is_dead(&self, heartbeat: &config::Heartbeat) -> bool {
-        let Some(fd) = self.upstream else { return false };
-        // Cleared before the look: bytes sent during it are looked at the next time.
-        if !self.stirred.swap(false, Ordering::AcqRel) {
-            return false;
-        }
-        match kernel::tcp_info(fd).map(|info| watch::judge(&info, heartbeat)) {
-            Ok(Verdict::Dead) => true,
-            Ok(Verdict::InFlight) => {
-                self.stirred.store(true, Ordering::Release);
-                false
-            }
-            Ok(Verdict::Quiet) | Err(_) => false,
+        if !self.sustained.swap(true, Ordering::Relaxed) {
+            self.upstream.sustain(heartbeat);
         }
     }
 
@@ -244,12 +255,46 @@ impl Carried {
     }
 }
 
-impl Registered {
-    /// Whether it is the only one: the shared timer may have to be started.
-    pub fn is_first(&self) -> bool {
-        self.owner.open() == 1
+impl Side {
+    fn new(fd: Option<RawFd>) -> Self {
+        let (acknowledged, since) = (AtomicU64::new(NOTHING), AtomicU64::new(0));
+        Self { fd, stirred: AtomicBool::new(true), acknowledged, since }
     }
 
+    /// A socket that just died refuses; its carrier finds out by itself.
+    fn sustain(&self, heartbeat: &config::Heartbeat) {
+        if let Some(fd) = self.fd {
+            let _ = kernel::with_fd(fd, |fd| socket::sustain(&fd, heartbeat));
+        }
+    }
+
+    fn is_dead(&self, now: u64, heartbeat: &config::Heartbeat) -> bool {
+        let Some(fd) = self.fd else { return false };
+        // Cleared before the look: bytes sent during it are looked at the next time.
+        if !self.stirred.swap(false, Ordering::AcqRel) {
+            return false;
+        }
+        match kernel::tcp_info(fd).map(|info| watch::judge(&info, self.stalled(now, &info), heartbeat)) {
+            Ok(Verdict::Dead) => true,
+            Ok(Verdict::InFlight) => {
+                self.stirred.store(true, Ordering::Release);
+                false
+            }
+            Ok(Verdict::Quiet) | Err(_) => false,
+        }
+    }
+
+    /// How long looks have seen bytes in flight and none acknowledged.
+    fn stalled(&self, now: u64, info: &TcpInfo) -> Duration {
+        let acknowledged = if info.unacked == 0 { NOTHING } else { info.bytes_acked };
+        if self.acknowledged.swap(acknowledged, Ordering::Relaxed) != acknowledged || acknowledged == NOTHING {
+            self.since.store(now, Ordering::Relaxed);
+        }
+        Duration::from_millis(now.saturating_sub(self.since.load(Ordering::Relaxed)))
+    }
+}
+
+impl Registered {
     pub fn moved(&self, sent: bool, received: bool) {
         self.carried.moved(&self.owner, sent, received);
     }

@@ -33,6 +33,17 @@ const AGE_SPREAD: f64 = 0.1;
 /// A renewal that failed is tried again after this; the old connection serves on meanwhile.
 const RENEW_AGAIN: Duration = Duration::from_secs(10);
 
+/// An event at its level, or at `debug` when enough has been told.
+macro_rules! tell {
+    ($told:expr, $level:ident, $($rest:tt)*) => {
+        if $told {
+            tracing::$level!($($rest)*)
+        } else {
+            tracing::debug!($($rest)*)
+        }
+    };
+}
+
 type Dial = Pin<Box<dyn Future<Output = Result<Opened, DialError>> + Send>>;
 
 /// How a link ended.
@@ -481,8 +492,17 @@ impl LinkTask {
         self.pool.proven(&connection.opened.endpoint);
         self.refill = None;
         if !self.trusting {
-            self.record("up", None, connection.opened.address.map_or(String::new(), |a| format!("connected to {a}")));
-            tracing::info!(
+            let told = self.pool.may_tell(now);
+            if told {
+                self.record(
+                    "up",
+                    None,
+                    connection.opened.address.map_or(String::new(), |a| format!("connected to {a}")),
+                );
+            }
+            tell!(
+                told,
+                info,
                 upstream = self.pool.name,
                 link = self.place.id,
                 endpoint = connection.opened.endpoint.name,
@@ -577,7 +597,10 @@ impl LinkTask {
                 let _ = connection.opened.stream.reset_on_close();
             }
             use crate::metrics::Label;
-            tracing::warn!(
+            let told = self.pool.may_tell(now);
+            tell!(
+                told,
+                warn,
                 upstream = self.pool.name,
                 link = self.place.id,
                 endpoint = connection.opened.endpoint.name,
@@ -585,7 +608,9 @@ impl LinkTask {
                 ?lived,
                 "link lost: {what}"
             );
-            self.record("lost", Some(reason), what.to_owned());
+            if told {
+                self.record("lost", Some(reason), what.to_owned());
+            }
         }
         self.pool.lost(what.to_owned());
         self.status.update(|view| view.last_error = Some(what.to_owned()));
@@ -639,12 +664,12 @@ impl LinkTask {
         };
         self.status.update(|view| view.last_error = Some(what.to_owned()));
         // The first failure and then ever fewer: a long outage must not fill the log.
-        if attempt.is_power_of_two() {
+        let news = attempt.is_power_of_two();
+        let told = news && self.pool.may_tell(Instant::now());
+        if told {
             self.record("dial_failed", None, what.to_owned());
-            tracing::warn!(upstream = self.pool.name, link = self.place.id, attempt, "dial failed: {what}");
-        } else {
-            tracing::debug!(upstream = self.pool.name, link = self.place.id, attempt, "dial failed: {what}");
         }
+        tell!(told, warn, upstream = self.pool.name, link = self.place.id, attempt, "dial failed: {what}");
     }
 
     fn scout_is_content(&self, now: Instant) -> bool {
@@ -700,7 +725,9 @@ impl LinkTask {
             match (before, after) {
                 (State::Up { .. }, State::Suspect { .. }) => {
                     self.record("suspect", None, "a heartbeat went unanswered".to_owned());
-                    tracing::info!(
+                    tell!(
+                        self.pool.may_tell(now),
+                        info,
                         upstream = self.pool.name,
                         link = self.place.id,
                         "link suspect: a heartbeat went unanswered"

@@ -24,7 +24,7 @@ use super::line::LineMode;
 use crate::config::{self, Beat, Endpoint, InUse};
 use crate::link::dial::{self, DialError, DialOptions};
 use crate::link::resolve::Resolver;
-use crate::metrics::{CloseReason, DialOutcome, EndpointMetrics, Label, RefuseReason, UpstreamMetrics};
+use crate::metrics::{CloseReason, DialOutcome, EndpointMetrics, Label, LossReason, RefuseReason, UpstreamMetrics};
 use crate::net::descriptors::{Descriptors, Held};
 use crate::net::stream::Stream;
 use crate::net::tls::ClientTls;
@@ -39,6 +39,9 @@ pub mod order {
     pub const MOVE: u8 = 4;
 }
 
+/// Lines about single links that an upstream may log in a second.
+const LINES_A_SECOND: u32 = 3;
+
 /// One upstream's links and clients, shared by its listeners, its links and its keeper.
 pub struct Pool {
     pub name: String,
@@ -47,6 +50,9 @@ pub struct Pool {
     pub settings: watch::Sender<Arc<config::Upstream>>,
     pub in_use: Arc<in_use::InUse>,
     pub tls: ArcSwapOption<ClientTls>,
+    /// The keeper's timer for connections in use runs. It runs on for a while when the last one has gone, so that a client
+    /// at a time does not start it for each.
+    pub looked_after: AtomicBool,
     /// Tells the keeper to cut every wait short.
     pub retry: Notify,
     /// Wakes the keeper: something is to be timed.
@@ -70,6 +76,8 @@ pub struct Pool {
     next_link: AtomicU64,
     /// Why a link was last lost, for the record of the outage.
     last_trouble: ArcSwap<String>,
+    /// Lines logged about links in the second that began then.
+    told: Mutex<(Instant, u32)>,
 }
 
 #[derive(Default)]
@@ -131,6 +139,7 @@ impl Pool {
             settings: watch::Sender::new(settings.clone()),
             in_use: Arc::default(),
             tls: ArcSwapOption::from(tls),
+            looked_after: AtomicBool::new(false),
             retry: Notify::new(),
             keeper: Notify::new(),
             endpoints: Mutex::new(Endpoints::new(&settings.endpoints, settings.balance, seed)),
@@ -146,6 +155,7 @@ impl Pool {
             speaks_first: AtomicBool::new(false),
             next_link: AtomicU64::new(1),
             last_trouble: ArcSwap::from_pointee("not connected yet".to_owned()),
+            told: Mutex::new((Instant::now(), 0)),
         })
     }
 
@@ -341,6 +351,17 @@ impl Pool {
         place.take_given()
     }
 
+    /// Whether one more line about a link may go to the log: a pool that falls as a whole is told by a few of its links, and
+    /// by the line about the upstream.
+    pub fn may_tell(&self, now: Instant) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.saturating_duration_since(told.0) >= Duration::from_secs(1) {
+            *told = (now, 0);
+        }
+        told.1 += 1;
+        told.1 <= LINES_A_SECOND
+    }
+
     /// Whether the last dial found the upstream answering.
     pub fn is_answering(&self) -> bool {
         self.answering.load(Ordering::Relaxed)
@@ -498,7 +519,8 @@ impl Pool {
         let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
         *alive += 1;
         if *alive == 1 {
-            self.status.set_alive(true, "");
+            let down = self.status.set_alive(true, "");
+            tracing::info!(upstream = self.name, ?down, "upstream up");
         }
         Alive(self.clone())
     }
@@ -517,7 +539,7 @@ impl Pool {
         };
         let by_line = self.line_mode();
         let registered = self.in_use.register(stream.tcp_fd(), opened.stream.tcp_fd(), opened.sustained);
-        if registered.is_first() {
+        if !self.looked_after.swap(true, Ordering::AcqRel) {
             self.keeper.notify_one();
         }
         let Opened { stream: upstream, tie, .. } = opened;
@@ -575,6 +597,11 @@ impl Drop for Carrying {
         let pool = &self.place.pool;
         pool.status.metrics.connections.dec();
         pool.status.metrics.close(self.reason);
+        // Any other end is the client's or the server's own; a death was found by us.
+        if self.reason == CloseReason::Dead {
+            pool.status.metrics.lose(LossReason::Heartbeat);
+            pool.with_endpoint_metrics(&self.tie.endpoint, |metrics| metrics.losses.inc());
+        }
         tracing::debug!(
             upstream = pool.name,
             endpoint = self.tie.endpoint.name,
@@ -621,7 +648,9 @@ impl Drop for Alive {
         let mut alive = self.0.alive.lock().unwrap_or_else(PoisonError::into_inner);
         *alive = alive.saturating_sub(1);
         if *alive == 0 {
-            self.0.status.set_alive(false, &self.0.last_trouble.load());
+            let reason = self.0.last_trouble.load();
+            self.0.status.set_alive(false, &reason);
+            tracing::warn!(upstream = self.0.name, "upstream down: {reason}");
         }
     }
 }

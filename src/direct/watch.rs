@@ -4,6 +4,8 @@
 //! keepalive cannot tell while bytes are in flight, and `TCP_USER_TIMEOUT` kills live peers that merely do not read. So
 //! everlink looks at `TCP_INFO` itself.
 
+use std::time::Duration;
+
 use crate::config::Heartbeat;
 use crate::net::kernel::TcpInfo;
 
@@ -17,17 +19,95 @@ pub enum Verdict {
     Dead,
 }
 
-/// Judges one connection. Dead is: bytes in flight, at least `misses` retransmissions, and the last acknowledgement older
-/// than the budget; or, with nothing in flight because the window is shut, `misses` probes in a row unanswered. A live
-/// peer that does not read answers its probes and is kept as long as it likes.
-pub fn judge(info: &TcpInfo, heartbeat: &Heartbeat) -> Verdict {
-    if info.unacked == 0 {
-        return match u32::from(info.probes) {
-            probes if probes >= heartbeat.misses => Verdict::Dead,
-            0 if info.notsent_bytes == 0 => Verdict::Quiet,
-            _ => Verdict::InFlight,
-        };
+/// Judges one connection. Dead is: silence for longer than the budget, and either bytes in flight and at least `misses`
+/// retransmissions of them, or, with nothing in flight because the window is shut, `misses` probes in a row unanswered.
+/// A live peer that does not read answers its probes and is kept as long as it likes. The first probes of a window just
+/// shut are fractions of a second apart: without the silence, an outage shorter than the budget would kill.
+///
+/// `stalled`: how long the same bytes have been in flight. The age of the last acknowledgement alone would be fooled when
+/// only our direction is lost: whatever the peer sends, be it the same segment again and again, refreshes it.
+pub fn judge(info: &TcpInfo, stalled: Duration, heartbeat: &Heartbeat) -> Verdict {
+    let (unanswered, silence) = match info.unacked {
+        0 => (info.probes, info.last_ack_received),
+        _ => (info.retransmits, info.last_ack_received.max(stalled)),
+    };
+    if u32::from(unanswered) >= heartbeat.misses && silence > heartbeat.budget() {
+        Verdict::Dead
+    } else if info.unacked == 0 && info.probes == 0 && info.notsent_bytes == 0 {
+        Verdict::Quiet
+    } else {
+        Verdict::InFlight
     }
-    let retransmitted = u32::from(info.retransmits) >= heartbeat.misses;
-    if retransmitted && info.last_ack_received > heartbeat.budget() { Verdict::Dead } else { Verdict::InFlight }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Beat, InUse};
+    use crate::net::kernel::TcpState;
+
+    /// Budget 14 s.
+    fn judged(stalled: u64, change: impl FnOnce(&mut TcpInfo)) -> Verdict {
+        let heartbeat = Heartbeat {
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(3),
+            misses: 3,
+            beat: Beat::Kernel,
+            in_use: InUse::Off,
+        };
+        let mut info = TcpInfo {
+            state: TcpState::Established,
+            retransmits: 0,
+            probes: 0,
+            backoff: 0,
+            unacked: 0,
+            retransmits_total: 9,
+            rtt: Duration::from_millis(1),
+            min_rtt: None,
+            last_ack_received: Duration::from_secs(15),
+            last_data_received: Duration::from_secs(15),
+            last_data_sent: Duration::from_secs(15),
+            notsent_bytes: 0,
+            bytes_acked: 0,
+            bytes_received: 0,
+            bytes_sent: 0,
+            send_window: Some(1),
+        };
+        change(&mut info);
+        judge(&info, Duration::from_secs(stalled), &heartbeat)
+    }
+
+    #[test]
+    fn silence_with_nothing_sent_is_no_death() {
+        assert_eq!(judged(0, |info| info.last_ack_received = Duration::from_secs(3600)), Verdict::Quiet);
+    }
+
+    #[test]
+    fn bytes_in_flight_are_dead_after_retransmissions_and_the_budget_together() {
+        let in_flight = |retransmits, silent, stalled| {
+            judged(stalled, |info| {
+                info.unacked = 1;
+                info.retransmits = retransmits;
+                info.last_ack_received = Duration::from_secs(silent);
+            })
+        };
+        assert_eq!(in_flight(3, 15, 0), Verdict::Dead);
+        assert_eq!(in_flight(2, 15, 2), Verdict::InFlight, "sent a moment ago after a long silence");
+        assert_eq!(in_flight(7, 14, 14), Verdict::InFlight, "the budget is not over");
+        assert_eq!(in_flight(7, 1, 15), Verdict::Dead, "the peer speaks, but hears nothing");
+    }
+
+    #[test]
+    fn a_shut_window_is_dead_only_when_its_probes_go_unanswered_for_the_budget() {
+        let shut = |probes, seconds| {
+            judged(0, |info| {
+                info.notsent_bytes = 1000;
+                info.probes = probes;
+                info.last_ack_received = Duration::from_secs(seconds);
+            })
+        };
+        assert_eq!(shut(3, 15), Verdict::Dead);
+        assert_eq!(shut(0, 15), Verdict::InFlight, "probes are far apart; the last one was answered");
+        assert_eq!(shut(5, 4), Verdict::InFlight, "a short outage just after the window was shut");
+    }
 }

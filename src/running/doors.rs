@@ -88,7 +88,7 @@ impl Doors {
         self.public_status.store(public_status, Ordering::Relaxed);
         for listener in prepared.bound.values() {
             if let Ok(address) = listener.local_addr() {
-                tracing::info!(%address, "HTTP is served");
+                tracing::info!(%address, "metrics, health and status are served");
             }
         }
         let before = self.bound.len();

@@ -1,6 +1,7 @@
 //! What the tests share: an everlink inside the test process, plain servers, and waiting for conditions.
 #![allow(dead_code)] // each test binary uses its own part
 
+pub mod program;
 pub mod server;
 
 use std::collections::HashMap;

@@ -96,6 +96,14 @@ impl Program {
         Self { child, place, log, errors, http: None }
     }
 
+    /// Starts with an output that is not read here, and HTTP at a port given in the configuration.
+    pub fn start_mute(place: Place, mut command: Command, stdout: Stdio, http: SocketAddr) -> Self {
+        let child = command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::null()).spawn().expect("started");
+        let program = Self { child, place, log: Arc::default(), errors: Arc::default(), http: Some(http) };
+        eventually("started", || get(http, "/startupz").is_ok_and(|(status, _)| status == 200));
+        program
+    }
+
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -124,7 +132,7 @@ impl Program {
 
     /// The address HTTP was last bound to, from the log.
     pub fn http_address(&self) -> Option<SocketAddr> {
-        let line = self.log().into_iter().rfind(|line| line.contains("HTTP is served"))?;
+        let line = self.log().into_iter().rfind(|line| line.contains("metrics, health and status are served"))?;
         let event: serde_json::Value = serde_json::from_str(&line).expect("JSON");
         event["address"].as_str()?.parse().ok()
     }

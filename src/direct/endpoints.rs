@@ -18,6 +18,8 @@ struct Known {
     retry_at: Option<Instant>,
     /// Connections to it, warm and in use.
     connections: usize,
+    /// Those among them that have proved themselves.
+    standing: usize,
 }
 
 /// The endpoints of one upstream.
@@ -44,7 +46,7 @@ impl Endpoints {
             .iter()
             .map(|endpoint| match old.iter().position(|known| known.endpoint.address == endpoint.address) {
                 Some(at) => Known { endpoint: endpoint.clone(), ..old.swap_remove(at) },
-                None => Known { endpoint: endpoint.clone(), failed: 0, retry_at: None, connections: 0 },
+                None => Known { endpoint: endpoint.clone(), failed: 0, retry_at: None, connections: 0, standing: 0 },
             })
             .collect();
     }
@@ -104,18 +106,34 @@ impl Endpoints {
     }
 
     pub fn connected(&mut self, endpoint: &Endpoint) -> usize {
-        self.count(endpoint, |n| n + 1)
+        self.count(endpoint, |known| &mut known.connections, |n| n + 1)
     }
 
     pub fn disconnected(&mut self, endpoint: &Endpoint) -> usize {
-        self.count(endpoint, |n| n.saturating_sub(1))
+        self.count(endpoint, |known| &mut known.connections, |n| n.saturating_sub(1))
     }
 
-    fn count(&mut self, endpoint: &Endpoint, change: impl FnOnce(usize) -> usize) -> usize {
+    /// A connection to it has proved itself.
+    pub fn stands(&mut self, endpoint: &Endpoint) -> usize {
+        self.count(endpoint, |known| &mut known.standing, |n| n + 1)
+    }
+
+    /// One that had proved itself is gone. Returns how many are left.
+    pub fn fell(&mut self, endpoint: &Endpoint) -> usize {
+        self.count(endpoint, |known| &mut known.standing, |n| n.saturating_sub(1))
+    }
+
+    fn count(
+        &mut self,
+        endpoint: &Endpoint,
+        which: impl FnOnce(&mut Known) -> &mut usize,
+        change: impl FnOnce(usize) -> usize,
+    ) -> usize {
         match self.find(endpoint) {
             Some(i) => {
-                self.known[i].connections = change(self.known[i].connections);
-                self.known[i].connections
+                let count = which(&mut self.known[i]);
+                *count = change(*count);
+                *count
             }
             None => 0,
         }

@@ -488,6 +488,9 @@ impl LinkTask {
     // ---- coming and going ----
 
     fn came_up(&mut self, now: Instant) {
+        if let Some(connection) = &mut self.connection {
+            connection.opened.tie.stand();
+        }
         let Some(connection) = &self.connection else { return };
         self.pool.proven(&connection.opened.endpoint);
         self.refill = None;

@@ -112,7 +112,8 @@ pub struct Opened {
 
 /// Counts a connection at its endpoint and among the live ones; a descriptor, too.
 pub struct Tie {
-    pub alive: Alive,
+    pool: Arc<Pool>,
+    alive: Option<Alive>,
     endpoint: Endpoint,
     _descriptor: Held,
 }
@@ -479,11 +480,8 @@ impl Pool {
     }
 
     fn tie(self: &Arc<Self>, endpoint: &Endpoint, descriptor: Held) -> Tie {
-        let mut endpoints = self.endpoints();
-        endpoints.connected(endpoint);
-        self.with_endpoint_metrics(endpoint, |metrics| metrics.up.set(1));
-        drop(endpoints);
-        Tie { alive: self.stay_alive(), endpoint: endpoint.clone(), _descriptor: descriptor }
+        self.endpoints().connected(endpoint);
+        Tie { pool: self.clone(), alive: None, endpoint: endpoint.clone(), _descriptor: descriptor }
     }
 
     /// The endpoint's series, if it is (still) in the configuration.
@@ -542,7 +540,8 @@ impl Pool {
         if !self.looked_after.swap(true, Ordering::AcqRel) {
             self.keeper.notify_one();
         }
-        let Opened { stream: upstream, tie, .. } = opened;
+        let Opened { stream: upstream, mut tie, .. } = opened;
+        tie.stand();
         let metrics = &self.status.metrics;
         metrics.wait.observe(accepted.elapsed().as_secs_f64());
         metrics.connections.inc();
@@ -633,12 +632,26 @@ impl Place {
     }
 }
 
+impl Tie {
+    /// The connection has proved itself, or carries a client: from now on it keeps upstream and endpoint up. Before that
+    /// it may be one to a server that accepts and never answers.
+    pub fn stand(&mut self) {
+        if self.alive.is_none() {
+            let mut endpoints = self.pool.endpoints();
+            endpoints.stands(&self.endpoint);
+            self.pool.with_endpoint_metrics(&self.endpoint, |metrics| metrics.up.set(1));
+            drop(endpoints);
+            self.alive = Some(self.pool.stay_alive());
+        }
+    }
+}
+
 impl Drop for Tie {
     fn drop(&mut self) {
-        let pool = &self.alive.0;
-        let mut endpoints = pool.endpoints();
-        if endpoints.disconnected(&self.endpoint) == 0 {
-            pool.with_endpoint_metrics(&self.endpoint, |metrics| metrics.up.set(0));
+        let mut endpoints = self.pool.endpoints();
+        endpoints.disconnected(&self.endpoint);
+        if self.alive.is_some() && endpoints.fell(&self.endpoint) == 0 {
+            self.pool.with_endpoint_metrics(&self.endpoint, |metrics| metrics.up.set(0));
         }
     }
 }

@@ -15,12 +15,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ListenAddress;
 use crate::direct::client::Socket;
 use crate::direct::pool::Pool;
 use crate::net::{kernel, socket};
+use crate::workers::restarted;
 
 /// Clients accepted in one go before other tasks run.
 const BATCH: usize = 64;
@@ -49,8 +51,14 @@ pub struct Listeners {
 
 struct Open {
     bound: Arc<Bound>,
-    target: Arc<ArcSwap<Arc<Pool>>>,
+    target: Arc<Target>,
     stop: CancellationToken,
+}
+
+/// Whose clients arrive.
+struct Target {
+    pool: ArcSwap<Arc<Pool>>,
+    changed: Notify,
 }
 
 enum Bound {
@@ -85,9 +93,9 @@ impl fmt::Display for BindError {
 pub struct Prepared {
     wanted: Vec<(Key, String)>,
     bound: HashMap<Key, Bound>,
-    /// A wildcard and its own specific address cannot be bound at once: the old one, closed already, to be brought back if
-    /// all fails.
-    displaced: Vec<(Key, Arc<ArcSwap<Arc<Pool>>>)>,
+    /// A wildcard and its own specific addresses cannot be bound at once: the old ones, closed already, to be brought back
+    /// if the new one fails.
+    displaced: Vec<(Key, Arc<Target>)>,
 }
 
 impl Listeners {
@@ -99,29 +107,41 @@ impl Listeners {
     ) -> Result<Prepared, Vec<BindError>> {
         let mut prepared = Prepared { wanted: Vec::new(), bound: HashMap::new(), displaced: Vec::new() };
         let mut errors = Vec::new();
+        let mut blocked = Vec::new();
         for (address, upstream) in wanted {
             let key = Key::new(address, upstream);
             prepared.wanted.push((key.clone(), upstream.clone()));
-            if self.open.contains_key(&key) {
+            if self.open.contains_key(&key) || prepared.bound.contains_key(&key) {
                 continue;
             }
-            let mut result = bind(address);
-            if matches!(&result, Err(error) if error.kind() == io::ErrorKind::AddrInUse)
-                && let Some(rival) = self.rival(&key, wanted)
-                && let Some(open) = self.open.remove(&rival)
-            {
-                prepared.displaced.push((rival, open.target.clone()));
-                open.stop.cancel();
-                drop(open);
-                result = rebind(address);
-            }
-            match result {
+            match bind(address) {
                 Ok(bound) => {
                     prepared.bound.insert(key, bound);
+                }
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && !self.rivals(&key, wanted).is_empty() => {
+                    blocked.push((key, upstream));
                 }
                 Err(error) => {
                     errors.push(BindError { upstream: upstream.clone(), address: address.clone(), error });
                 }
+            }
+        }
+        // Nothing that serves is closed for a change that fails anyway.
+        for (key, upstream) in blocked {
+            if !errors.is_empty() {
+                break;
+            }
+            for rival in self.rivals(&key, wanted) {
+                if let Some(open) = self.open.remove(&rival) {
+                    prepared.displaced.push((rival, open.target.clone()));
+                    open.stop.cancel();
+                }
+            }
+            match rebind(&key.address) {
+                Ok(bound) => {
+                    prepared.bound.insert(key, bound);
+                }
+                Err(error) => errors.push(BindError { upstream: upstream.clone(), address: key.address, error }),
             }
         }
         if errors.is_empty() {
@@ -145,15 +165,18 @@ impl Listeners {
         for (key, upstream) in &wanted {
             let Some(pool) = pools.get(upstream) else { continue };
             match (self.open.get(key), bound.remove(key)) {
-                (Some(open), _) => open.target.store(Arc::new(pool.clone())),
+                (Some(open), _) => {
+                    open.target.pool.store(Arc::new(pool.clone()));
+                    open.target.changed.notify_one();
+                }
                 (None, Some(bound)) => {
-                    self.start(key.clone(), bound, Arc::new(ArcSwap::from_pointee(pool.clone())), workers);
+                    let target = Target { pool: ArcSwap::from_pointee(pool.clone()), changed: Notify::new() };
+                    self.start(key.clone(), bound, Arc::new(target), workers);
                 }
                 (None, None) => continue,
             }
             if let Some(open) = self.open.get(key) {
                 listening.entry(upstream).or_default().push(open.bound.to_string());
-                open.bound.keep_alive(&pool.current().heartbeat);
             }
         }
         for (upstream, pool) in pools {
@@ -176,20 +199,23 @@ impl Listeners {
         }
     }
 
-    fn start(&mut self, key: Key, bound: Bound, target: Arc<ArcSwap<Arc<Pool>>>, workers: &[Handle]) {
+    fn start(&mut self, key: Key, bound: Bound, target: Arc<Target>, workers: &[Handle]) {
         let bound = Arc::new(bound);
         let stop = CancellationToken::new();
         let worker = fastrand::usize(..workers.len().max(1));
-        let task = accept(bound.clone(), target.clone(), stop.clone(), worker);
+        let task = {
+            let (bound, target, stop) = (bound.clone(), target.clone(), stop.clone());
+            move || accept(bound.clone(), target.clone(), stop.clone(), worker)
+        };
         if let Some(handle) = workers.get(worker) {
-            handle.spawn(task);
+            handle.spawn(restarted(task));
         }
         self.open.insert(key, Open { bound, target, stop });
     }
 
-    /// An open socket on the same port that is not wanted any more and overlaps with `key`.
-    fn rival(&self, key: &Key, wanted: &[(ListenAddress, String)]) -> Option<Key> {
-        let ListenAddress::Tcp(new) = &key.address else { return None };
+    /// The open sockets on the same port that are not wanted any more and overlap with `key`.
+    fn rivals(&self, key: &Key, wanted: &[(ListenAddress, String)]) -> Vec<Key> {
+        let ListenAddress::Tcp(new) = &key.address else { return Vec::new() };
         let overlaps = |old: &SocketAddr| {
             let either_wild = old.ip().is_unspecified() || new.ip().is_unspecified();
             let families = |ip: IpAddr| ip.is_ipv4();
@@ -197,7 +223,7 @@ impl Listeners {
         };
         let unwanted = |key: &Key| !wanted.iter().any(|(address, upstream)| Key::new(address, upstream) == *key);
         let rival = |key: &&Key| matches!(&key.address, ListenAddress::Tcp(old) if overlaps(old)) && unwanted(key);
-        self.open.keys().find(rival).cloned()
+        self.open.keys().filter(rival).cloned().collect()
     }
 }
 
@@ -278,7 +304,7 @@ fn rebind(address: &ListenAddress) -> io::Result<Bound> {
 }
 
 /// Accepts until stopped, and then what the queue still holds.
-async fn accept(bound: Arc<Bound>, target: Arc<ArcSwap<Arc<Pool>>>, stop: CancellationToken, worker: usize) {
+async fn accept(bound: Arc<Bound>, target: Arc<Target>, stop: CancellationToken, worker: usize) {
     let ready = match kernel::await_clients(bound.clone()) {
         Ok(ready) => ready,
         Err(error) => {
@@ -287,10 +313,22 @@ async fn accept(bound: Arc<Bound>, target: Arc<ArcSwap<Arc<Pool>>>, stop: Cancel
         }
     };
     let mut pause = PAUSE.0;
+    let mut settings = target.pool.load().settings.subscribe();
+    bound.keep_alive(&settings.borrow_and_update().heartbeat);
     loop {
         let mut guard = tokio::select! {
             biased;
             () = stop.cancelled() => break,
+            // Clients inherit the keepalive of the upstream they come to, as it is configured now.
+            () = target.changed.notified() => {
+                settings = target.pool.load().settings.subscribe();
+                bound.keep_alive(&settings.borrow_and_update().heartbeat);
+                continue;
+            }
+            Ok(()) = settings.changed() => {
+                bound.keep_alive(&settings.borrow_and_update().heartbeat);
+                continue;
+            }
             guard = ready.readable() => match guard {
                 Ok(guard) => guard,
                 Err(error) => {
@@ -303,7 +341,7 @@ async fn accept(bound: Arc<Bound>, target: Arc<ArcSwap<Arc<Pool>>>, stop: Cancel
             match bound.accept() {
                 Ok(socket) => {
                     pause = PAUSE.0;
-                    target.load().arrive(socket, worker);
+                    target.pool.load().arrive(socket, worker);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     guard.clear_ready();
@@ -312,10 +350,13 @@ async fn accept(bound: Arc<Bound>, target: Arc<ArcSwap<Arc<Pool>>>, stop: Cancel
                 // The client gave up while it was queued.
                 Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
-                    let pool = target.load_full();
+                    let pool = target.pool.load_full();
                     pool.process.metrics.accept_errors.inc();
                     tracing::warn!(listener = %bound, %error, ?pause, "cannot accept; trying again");
-                    tokio::time::sleep(pause).await;
+                    tokio::select! {
+                        () = stop.cancelled() => break,
+                        () = tokio::time::sleep(pause) => {}
+                    }
                     pause = (pause * 2).min(PAUSE.1);
                     break;
                 }
@@ -324,7 +365,7 @@ async fn accept(bound: Arc<Bound>, target: Arc<ArcSwap<Arc<Pool>>>, stop: Cancel
         tokio::task::yield_now().await;
     }
     while let Ok(socket) = bound.accept() {
-        target.load().arrive(socket, worker);
+        target.pool.load().arrive(socket, worker);
     }
 }
 

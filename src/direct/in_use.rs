@@ -65,6 +65,7 @@ pub struct Registered {
     pub carried: Arc<Carried>,
     owner: Arc<InUse>,
     slot: usize,
+    first: bool,
 }
 
 /// What a look found.
@@ -90,6 +91,7 @@ impl InUse {
             waker: OnceLock::new(),
         });
         let mut slots = self.slots();
+        let first = slots.free.len() == slots.all.len();
         let slot = match slots.free.pop() {
             Some(slot) => {
                 slots.all[slot] = Some(carried.clone());
@@ -100,7 +102,7 @@ impl InUse {
                 slots.all.len() - 1
             }
         };
-        Registered { carried, owner: self.clone(), slot }
+        Registered { carried, owner: self.clone(), slot, first }
     }
 
     /// How many are open.
@@ -136,9 +138,11 @@ impl InUse {
     pub fn retune(&self, heartbeat: &config::Heartbeat) {
         let keepalive = socket::Keepalive::from_heartbeat(heartbeat);
         for carried in self.slots().all.iter().flatten() {
-            for fd in [carried.client, carried.upstream].into_iter().flatten() {
-                // A socket that just died refuses; its carrier finds out by itself.
+            if let Some(fd) = carried.client {
                 let _ = kernel::with_fd(fd, |fd| socket::apply_keepalive(&fd, &keepalive));
+            }
+            if let Some(fd) = carried.upstream {
+                kernel::with_fd(fd, |fd| socket::follow(&fd, heartbeat));
             }
         }
     }
@@ -232,9 +236,9 @@ impl Carried {
 }
 
 impl Registered {
-    /// Whether it is the only one: the shared timer may have to be started.
+    /// Whether it was the only one when it came: the shared timer has to be started. Of two that come at once, one is.
     pub fn is_first(&self) -> bool {
-        self.owner.open() == 1
+        self.first
     }
 
     pub fn moved(&self, sent: bool, received: bool) {
@@ -255,5 +259,56 @@ impl Drop for Registered {
         if slots.free.len() == slots.all.len() {
             *slots = Slots::default();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{Beat, Heartbeat};
+
+    fn heartbeat() -> Heartbeat {
+        let (interval, timeout) = (Duration::from_secs(5), Duration::from_secs(3));
+        Heartbeat { interval, timeout, misses: 3, beat: Beat::Kernel, in_use: config::InUse::Off }
+    }
+
+    #[test]
+    fn of_two_that_come_at_once_one_starts_the_shared_timer() {
+        let all = Arc::new(InUse::default());
+        let (one, other) = (all.register(None, None), all.register(None, None));
+        assert_eq!((one.is_first(), other.is_first()), (true, false));
+        drop(one);
+        assert!(!all.register(None, None).is_first(), "one is left");
+        drop(other);
+        assert!(all.register(None, None).is_first(), "after the last has gone the timer has stopped");
+    }
+
+    #[test]
+    fn idle_is_told_after_so_many_looks_without_a_byte_and_only_then() {
+        let all = Arc::new(InUse::default());
+        let (silent, busy) = (all.register(None, None), all.register(None, None));
+        for _ in 0..4 {
+            busy.moved(true, false);
+            let seen = all.look(&heartbeat(), false, Some(4), false);
+            assert_eq!((seen.open, seen.idle), (2, 0));
+        }
+        busy.moved(false, true);
+        let seen = all.look(&heartbeat(), false, Some(4), false);
+        assert_eq!((seen.idle, seen.received), (1, true));
+        assert_eq!((silent.carried.order(), busy.carried.order()), (Order::Idle, Order::None));
+    }
+
+    #[test]
+    fn an_end_once_told_is_not_taken_back() {
+        let all = Arc::new(InUse::default());
+        let one = all.register(None, None);
+        one.carried.tell(Order::EmptyPipe);
+        assert_eq!((one.carried.order(), one.carried.order()), (Order::EmptyPipe, Order::None), "told once");
+        assert_eq!(all.tell_all(Order::Dead), 1);
+        all.tell_all(Order::Drained);
+        one.carried.tell(Order::EmptyPipe);
+        assert_eq!(one.carried.order(), Order::Dead);
     }
 }

@@ -83,6 +83,13 @@ pub fn apply_rto_max(socket: &impl AsFd, longest: Duration) -> io::Result<()> {
     Ok(())
 }
 
+/// A connection follows an edit of the heartbeat: keepalive and retransmission run on the new numbers. One that just died
+/// refuses, and whoever carries it finds out by itself.
+pub fn follow(socket: &impl AsFd, heartbeat: &Heartbeat) {
+    let _ = apply_keepalive(socket, &Keepalive::from_heartbeat(heartbeat));
+    let _ = apply_rto_max(socket, rto_max(heartbeat));
+}
+
 /// The close of this socket will be a reset: what is unsent is dropped and the peer is told at once.
 pub fn reset_on_close(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).set_linger(Some(Duration::ZERO))

@@ -4,8 +4,8 @@
 //! swapped whole, so a slow reader never holds up a link.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -67,6 +67,8 @@ pub struct UpstreamStatus {
     pub up_since: ArcSwap<SystemTime>,
     /// Outages seen, newest last.
     pub outages: ArcSwap<Vec<Outage>>,
+    /// Held while the wait shown is brought up to date, so that of two who do, the later has the last word.
+    wait: Mutex<()>,
 }
 
 /// A time without any live link.
@@ -149,8 +151,15 @@ impl Status {
         self.upstreams.load_full()
     }
 
-    /// Adds an upstream, its series at 0.
+    /// Adds an upstream, its series at 0. If one of that name is still on its way out, its series go now: what it does
+    /// from here on is not the new one's.
     pub fn add_upstream(&self, settings: &Arc<config::Upstream>) -> Arc<UpstreamStatus> {
+        if let Some(leaving) = self.upstreams.load().get(&settings.name) {
+            self.metrics.remove_upstream(&settings.name);
+            for endpoint in &leaving.settings.load().endpoints {
+                self.metrics.remove_endpoint(&settings.name, &endpoint.name);
+            }
+        }
         let upstream = Arc::new(UpstreamStatus {
             name: settings.name.clone(),
             settings: ArcSwap::new(settings.clone()),
@@ -161,6 +170,7 @@ impl Status {
             learned_max_age: AtomicU64::new(0),
             up_since: ArcSwap::from_pointee(SystemTime::now()),
             outages: ArcSwap::default(),
+            wait: Mutex::default(),
         });
         self.upstreams.rcu(|all| {
             let mut all = BTreeMap::clone(all);
@@ -211,6 +221,17 @@ impl UpstreamStatus {
 
     pub fn remove_link(&self, id: u64) {
         self.links.rcu(|links| links.iter().filter(|link| link.id != id).cloned().collect::<Vec<_>>());
+    }
+
+    /// Shows the longest of the waits for a redial that are running now, 0 if none. Called when one begins or ends.
+    pub fn show_wait(&self) {
+        let _last_word = self.wait.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = |link: &Arc<LinkStatus>| {
+            let view = link.view();
+            view.retry_at?.duration_since(view.since).ok()
+        };
+        let longest = self.links().iter().filter_map(wait).max().unwrap_or_default();
+        self.metrics.retry_delay.set((longest.as_secs_f64() * 1000.0).round() / 1000.0);
     }
 
     /// Remembers an event, forgetting the oldest past the bound.

@@ -81,7 +81,9 @@ async fn fault_53_a_removed_upstream_closes_its_listener_drains_its_connections_
     assert_eq!(ended, Err(ErrorKind::ConnectionReset));
     assert!(removed.elapsed() >= MS(1000), "{:?}", removed.elapsed());
     eventually("the series are gone", || series(&everlink) == 0).await;
-    assert_eq!((status.closed(CloseReason::Finished), status.closed(CloseReason::Drained)), (1, 1));
+    let closed = || (status.closed(CloseReason::Finished), status.closed(CloseReason::Drained));
+    // Who knocked to see whether the listener is closed may have been let in, and has ended in order as well.
+    eventually("each end has its reason", || closed().0 >= 1 && closed().1 == 1).await;
     assert!(everlink.status.upstreams().is_empty());
     eventually("and so is every task of it", || everlink.tasks() == 0).await;
 }

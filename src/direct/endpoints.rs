@@ -16,7 +16,7 @@ struct Known {
     failed: u32,
     /// When a scout may try it again.
     retry_at: Option<Instant>,
-    /// Connections to it, warm, in use, and still to be proven.
+    /// Connections to it: warm, in use, being made.
     connections: usize,
     /// Those of them that are proven.
     live: usize,
@@ -116,8 +116,8 @@ impl Endpoints {
         self.known.iter().all(|known| known.failed > 0)
     }
 
-    /// A connection to it was made, and is still to be proven.
-    pub fn connected(&mut self, endpoint: &Endpoint) {
+    /// A connection to it is being made, and still to be proven.
+    pub fn dialled(&mut self, endpoint: &Endpoint) {
         if let Some(known) = self.counted(endpoint) {
             known.connections += 1;
         }
@@ -130,7 +130,7 @@ impl Endpoints {
         }
     }
 
-    /// A connection to it is gone. `proven`: it was.
+    /// A connection to it is gone, or came to nothing. `proven`: it was.
     pub fn disconnected(&mut self, endpoint: &Endpoint, proven: bool) {
         if let Some(known) = self.counted(endpoint) {
             known.connections = known.connections.saturating_sub(1);
@@ -263,7 +263,7 @@ mod tests {
         let mut all = Endpoints::new(&list, Balance::LeastConnections, 0);
         for _ in 0..30 {
             let first = all.order()[0].clone();
-            all.connected(&first);
+            all.dialled(&first);
         }
         assert!(all.known.iter().all(|known| known.connections == 10));
     }
@@ -273,7 +273,7 @@ mod tests {
         let (a, b, c) = (endpoint("a", 1), endpoint("b", 2), endpoint("c", 3));
         let mut all = Endpoints::new(&[a.clone(), b.clone()], Balance::Priority, 0);
         all.failed(&a, &retry(), Instant::now());
-        all.connected(&b);
+        all.dialled(&b);
         all.replace(&[c, b.clone(), a.clone()], Balance::Priority);
         assert_eq!(names(&all.order()), ["b", "c", "a"]);
         assert_eq!(all.known[1].connections, 1);
@@ -295,19 +295,19 @@ mod tests {
     fn an_endpoint_that_comes_back_has_the_connections_it_left_with() {
         let (a, b) = (endpoint("a", 1), endpoint("b", 1));
         let mut all = Endpoints::new(&[a.clone(), b.clone()], Balance::LeastConnections, 0);
-        all.connected(&b);
+        all.dialled(&b);
         all.proven(&b);
         all.replace(std::slice::from_ref(&a), Balance::LeastConnections);
         assert!(!all.contains(&b) && !all.is_live(&b));
         all.replace(&[a.clone(), b.clone()], Balance::LeastConnections);
         assert!(all.is_live(&b));
-        all.connected(&b);
+        all.dialled(&b);
         all.proven(&b);
         all.disconnected(&b, true);
         assert!(all.is_live(&b), "the old one's end is not the new one's");
         all.disconnected(&b, true);
         assert!(!all.is_live(&b));
-        all.connected(&b);
+        all.dialled(&b);
         all.replace(&[a], Balance::LeastConnections);
         all.disconnected(&b, false);
         assert!(all.leaving.is_empty(), "nothing is kept of what has gone for good");

@@ -112,14 +112,22 @@ pub struct Opened {
     pub tie: Tie,
 }
 
-/// Counts a connection at its endpoint and, once it is proven, among the live ones; its dial, once it is known what became
-/// of it; and a descriptor.
+/// Counts a connection at its endpoint, from the dial on, and once it is proven among the live ones; its dial, once it is
+/// known what became of it; and a descriptor.
 pub struct Tie {
     pool: Arc<Pool>,
     endpoint: Endpoint,
     alive: Option<Alive>,
-    failed: bool,
+    dial: Dial,
     _descriptor: Held,
+}
+
+/// What has become of a dial so far.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dial {
+    UnderWay,
+    Connected,
+    Counted,
 }
 
 /// Keeps the upstream up while it exists.
@@ -420,14 +428,14 @@ impl Pool {
     async fn open_at(self: &Arc<Self>, endpoint: Endpoint) -> Result<Opened, DialError> {
         let settings = self.current();
         let options = DialOptions::new(&settings, self.tls.load_full());
-        let descriptor = Descriptors::shared().take(1);
-        let metrics = &self.status.metrics;
+        let mut tie = self.tie(&endpoint);
         let started = Instant::now();
         match dial::dial(&endpoint, &options, &self.resolver).await {
             Ok(dialled) => {
-                metrics.dial_duration.observe(started.elapsed().as_secs_f64());
+                tie.dial = Dial::Connected;
+                self.status.metrics.dial_duration.observe(started.elapsed().as_secs_f64());
                 Ok(Opened {
-                    tie: self.tie(&endpoint, descriptor),
+                    tie,
                     endpoint,
                     stream: dialled.stream,
                     address: dialled.address,
@@ -437,7 +445,7 @@ impl Pool {
                 })
             }
             Err(error) => {
-                metrics.dial(error.outcome());
+                tie.fail(error.outcome());
                 if error.outcome() == DialOutcome::Local {
                     // Our own want says nothing of the endpoint.
                     self.lost(error.to_string());
@@ -493,9 +501,11 @@ impl Pool {
         }
     }
 
-    fn tie(self: &Arc<Self>, endpoint: &Endpoint, descriptor: Held) -> Tie {
-        self.endpoints().connected(endpoint);
-        Tie { pool: self.clone(), endpoint: endpoint.clone(), alive: None, failed: false, _descriptor: descriptor }
+    /// Dials under way count as connections: many at once would all go to the same endpoint otherwise.
+    fn tie(self: &Arc<Self>, endpoint: &Endpoint) -> Tie {
+        self.endpoints().dialled(endpoint);
+        let (pool, endpoint) = (self.clone(), endpoint.clone());
+        Tie { pool, endpoint, alive: None, dial: Dial::UnderWay, _descriptor: Descriptors::shared().take(1) }
     }
 
     /// The endpoint's series, if it is (still) in the configuration.
@@ -662,12 +672,16 @@ impl Tie {
         endpoints.proven(&self.endpoint);
         self.pool.with_endpoint_metrics(&self.endpoint, |metrics| metrics.up.set(1));
         drop(endpoints);
-        self.pool.status.metrics.dial(DialOutcome::Ok);
+        self.count(DialOutcome::Ok);
     }
 
-    /// The dial came to nothing after all: connected, but not proven.
+    /// The dial came to nothing, be it after a connect that proved nothing.
     pub fn fail(&mut self, outcome: DialOutcome) {
-        if self.alive.is_none() && !std::mem::replace(&mut self.failed, true) {
+        self.count(outcome);
+    }
+
+    fn count(&mut self, outcome: DialOutcome) {
+        if std::mem::replace(&mut self.dial, Dial::Counted) != Dial::Counted {
             self.pool.status.metrics.dial(outcome);
         }
     }
@@ -675,8 +689,10 @@ impl Tie {
 
 impl Drop for Tie {
     fn drop(&mut self) {
-        // Connected, and then no longer wanted before it could prove anything.
-        self.fail(DialOutcome::Ok);
+        // No longer wanted before it could prove anything; a dial that was broken off has no outcome.
+        if self.dial == Dial::Connected {
+            self.count(DialOutcome::Ok);
+        }
         let mut endpoints = self.pool.endpoints();
         endpoints.disconnected(&self.endpoint, self.alive.is_some());
         if !endpoints.is_live(&self.endpoint) {

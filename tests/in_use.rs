@@ -231,9 +231,10 @@ async fn a_storm() {
     assert_eq!(everlink.clients(), CAP);
     eventually("the others are carried", || metrics.connections.get() == CAP as i64).await;
     everlink.until_up(2).await;
-    // Two for each of those carried, one for each refused that is still read to its end, and a few on their way.
+    // Two for each of those carried, at most one that was dialled for it in vain and is closing, and one for each refused
+    // that is still read to its end.
     let held = descriptors().len() - before - STORM;
-    assert!(held <= 2 * CAP + 32 + 4, "{held} descriptors");
+    assert!(held <= 3 * CAP + 32 + 4, "{held} descriptors");
     let beats = metrics.rtt.get_sample_count();
     eventually("links beat on", || metrics.rtt.get_sample_count() >= beats + 6).await;
     let lost = [LossReason::Heartbeat, LossReason::Closed, LossReason::Error].map(|reason| everlink.losses(reason));

@@ -280,6 +280,7 @@ fn beats_are_said_on_warm_connections_only() {
 fn a_server_that_is_busy_for_less_than_the_budget_loses_no_link_and_no_client_hears_a_late_answer() {
     let redis = Redis::start(&["--enable-debug-command", "yes"]);
     let everlink = redis.behind_everlink("interval = \"200ms\", timeout = \"400ms\", misses = 10", "");
+    everlink.until_up("redis", 2);
     let port = redis.port;
     let busy = std::thread::spawn(move || succeeded(cli(port).args(["DEBUG", "SLEEP", "1.5"])));
     wait_until("beats go unanswered", || everlink.metric(MISSED) >= 2.0);

@@ -205,7 +205,7 @@ fn a_secret_from_a_variable_is_never_shown() {
         ("retry.max = \"800ms\"", "required = \"${EVERLINK_SECRET}\""),
         ("retry.max = \"800ms\"", "tls = { ca_file = \"/${EVERLINK_SECRET}\" }"),
         ("retry.max = \"800ms\"", "tls = { server_name = \"${EVERLINK_SECRET} x\" }"),
-        ("log.level = \"trace\"", "log.level = \"${EVERLINK_SECRET}=\""),
+        ("log.level = \"trace\"", "log.level = \"${EVERLINK_SECRET}\""),
         ("log.level = \"trace\"", "admin.socket = \"${EVERLINK_SECRET}\""),
         ("listen = \"127.0.0.1:0\"\nend", "listen = \"${EVERLINK_SECRET}\"\nend"),
         ("expect = '$", "expect = 're:($"),

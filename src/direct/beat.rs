@@ -165,8 +165,29 @@ impl Dialogue {
     }
 
     fn wrong(&self, why: &str) -> Heard {
+        if repeats(&self.partial, &self.beat) {
+            return Heard::Wrong(format!("{why}: it repeats what the heartbeat says, which is not shown"));
+        }
         Heard::Wrong(format!("{why}: \"{}\"", crate::log::escape(&self.partial)))
     }
+}
+
+/// Whether a piece of what the configuration has the heartbeat say is among these bytes. It may be a secret, and servers
+/// repeat what they do not understand; the tutorial's `ping` alone tells nobody anything.
+fn repeats(bytes: &[u8], beat: &Beat) -> bool {
+    /// A secret of which no more than this is known is still one.
+    const PIECE: usize = 4;
+    let Beat::Exchange { send, expect } = beat else { return false };
+    let expected = match expect {
+        Expect::Prefix(prefix) => prefix.as_slice(),
+        Expect::Pattern(pattern) => pattern.as_str().as_bytes(),
+    };
+    let told = |text: &[u8]| text.len() > PIECE + 2 && text.windows(PIECE).any(|piece| contains(bytes, piece));
+    told(send) || told(expected)
+}
+
+fn contains(bytes: &[u8], piece: &[u8]) -> bool {
+    bytes.windows(piece.len()).any(|window| window == piece)
 }
 
 /// Whether the end of an answer is marked by the protocol itself.
@@ -261,6 +282,26 @@ mod tests {
     fn lines() -> Dialogue {
         let beat = Beat::Exchange { send: b"ping\n".to_vec(), expect: Expect::Prefix(b"pong".to_vec()) };
         Dialogue::new(beat)
+    }
+
+    #[test]
+    fn a_wrong_answer_is_shown_unless_it_repeats_a_secret() {
+        let wrong = |send: &str, expect: &str, answer: &str| {
+            let (send, expect) = (send.as_bytes().to_vec(), Expect::Prefix(expect.as_bytes().to_vec()));
+            let mut d = Dialogue::new(Beat::Exchange { send, expect });
+            d.beat();
+            match d.received(answer.as_bytes()) {
+                Heard::Wrong(why) => why,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(wrong("AUTH zebra4711\n", "+OK", "-ERR no\r\n").contains("-ERR no"));
+        assert!(wrong("ping\n", "pong", "ping\n").contains("ping"), "the tutorial's words are no secret");
+        for answer in ["AUTH zebra4711\n", "-ERR unknown: 'zebra4711'\n", "-ERR zebr", "x 4711\n"] {
+            let why = wrong("AUTH zebra4711\n", "+OK", answer);
+            assert!(why.contains("not shown") && !why.contains("zeb") && !why.contains("4711"), "{why}");
+        }
+        assert!(!wrong("hi\n", "zebra4711", "+ zebra4712\n").contains("zebra"));
     }
 
     #[test]

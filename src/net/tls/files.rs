@@ -144,10 +144,6 @@ impl Contents {
                 }
                 notices.extend(cert.ends_soon(end, now));
             }
-            if key.mode & 0o004 != 0 {
-                let message = format!("{} can be read by every user: chmod 600 it", key.path.display());
-                notices.push(Notice { file: File::Key, message });
-            }
             material.client_not_after = validities.iter().map(|(_, end)| end.timestamp()).min();
             material.client = Some((chain, key.private_key()?));
         }

@@ -18,6 +18,8 @@ struct Known {
     retry_at: Option<Instant>,
     /// Connections to it, warm and in use.
     connections: usize,
+    /// Those of them that have proven themselves.
+    proven: usize,
 }
 
 /// The endpoints of one upstream.
@@ -44,7 +46,7 @@ impl Endpoints {
             .iter()
             .map(|endpoint| match old.iter().position(|known| known.endpoint.address == endpoint.address) {
                 Some(at) => Known { endpoint: endpoint.clone(), ..old.swap_remove(at) },
-                None => Known { endpoint: endpoint.clone(), failed: 0, retry_at: None, connections: 0 },
+                None => Known { endpoint: endpoint.clone(), failed: 0, retry_at: None, connections: 0, proven: 0 },
             })
             .collect();
     }
@@ -103,22 +105,25 @@ impl Endpoints {
         self.find(endpoint).is_some_and(|i| self.known[i].failed > 0)
     }
 
-    pub fn connected(&mut self, endpoint: &Endpoint) -> usize {
-        self.count(endpoint, |n| n + 1)
-    }
-
-    pub fn disconnected(&mut self, endpoint: &Endpoint) -> usize {
-        self.count(endpoint, |n| n.saturating_sub(1))
-    }
-
-    fn count(&mut self, endpoint: &Endpoint, change: impl FnOnce(usize) -> usize) -> usize {
-        match self.find(endpoint) {
-            Some(i) => {
-                self.known[i].connections = change(self.known[i].connections);
-                self.known[i].connections
-            }
-            None => 0,
+    pub fn connected(&mut self, endpoint: &Endpoint) {
+        if let Some(i) = self.find(endpoint) {
+            self.known[i].connections += 1;
         }
+    }
+
+    pub fn proven(&mut self, endpoint: &Endpoint) {
+        if let Some(i) = self.find(endpoint) {
+            self.known[i].proven += 1;
+        }
+    }
+
+    /// A connection is gone, proven or not. Returns how many proven ones are left.
+    pub fn disconnected(&mut self, endpoint: &Endpoint, proven: bool) -> usize {
+        let Some(i) = self.find(endpoint) else { return 0 };
+        let known = &mut self.known[i];
+        known.connections = known.connections.saturating_sub(1);
+        known.proven = known.proven.saturating_sub(usize::from(proven));
+        known.proven
     }
 
     /// A failing endpoint whose time for a scout has come, if another one is well (else the links themselves find out);
@@ -232,10 +237,15 @@ mod tests {
         let (a, b, c) = (endpoint("a", 1), endpoint("b", 2), endpoint("c", 3));
         let mut all = Endpoints::new(&[a.clone(), b.clone()], Balance::Priority, 0);
         all.failed(&a, &retry(), Instant::now());
+        for _ in 0..2 {
+            all.connected(&b);
+            all.proven(&b);
+        }
         all.connected(&b);
         all.replace(&[c, b.clone(), a.clone()], Balance::Priority);
         assert_eq!(names(&all.order()), ["b", "c", "a"]);
-        assert_eq!(all.connected(&b), 2);
+        assert_eq!(all.disconnected(&b, false), 2);
+        assert_eq!(all.disconnected(&b, true), 1);
         assert!(all.is_failing(&a));
     }
 }

@@ -220,11 +220,15 @@ impl LinkTask {
         self.publish();
     }
 
-    fn opened(&mut self, now: Instant, opened: Opened) {
+    fn opened(&mut self, now: Instant, mut opened: Opened) {
         if self.scout.is_none() && !self.pool.endpoints().contains(&opened.endpoint) {
             // Removed by an edit while it was dialled.
             tokio::spawn(close_in_order(opened.stream));
             return self.start_dial();
+        }
+        if self.connection.is_some() {
+            // Before the one that it replaces goes, or the upstream would be down for a moment.
+            opened.tie.stand();
         }
         let settings = self.settings.borrow().clone();
         let mut heartbeat = Heartbeat::new(&settings.heartbeat, now, &mut self.random);
@@ -488,6 +492,9 @@ impl LinkTask {
     // ---- coming and going ----
 
     fn came_up(&mut self, now: Instant) {
+        if let Some(connection) = &mut self.connection {
+            connection.opened.tie.stand();
+        }
         let Some(connection) = &self.connection else { return };
         self.pool.proven(&connection.opened.endpoint);
         self.refill = None;

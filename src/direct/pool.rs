@@ -110,10 +110,11 @@ pub struct Opened {
     pub tie: Tie,
 }
 
-/// Counts a connection at its endpoint and among the live ones; a descriptor, too.
+/// Counts a connection at its endpoint and, once it is proven, among the live ones; a descriptor, too.
 pub struct Tie {
-    pub alive: Alive,
+    pool: Arc<Pool>,
     endpoint: Endpoint,
+    alive: Option<Alive>,
     _descriptor: Held,
 }
 
@@ -479,11 +480,8 @@ impl Pool {
     }
 
     fn tie(self: &Arc<Self>, endpoint: &Endpoint, descriptor: Held) -> Tie {
-        let mut endpoints = self.endpoints();
-        endpoints.connected(endpoint);
-        self.with_endpoint_metrics(endpoint, |metrics| metrics.up.set(1));
-        drop(endpoints);
-        Tie { alive: self.stay_alive(), endpoint: endpoint.clone(), _descriptor: descriptor }
+        self.endpoints().connected(endpoint);
+        Tie { pool: self.clone(), endpoint: endpoint.clone(), alive: None, _descriptor: descriptor }
     }
 
     /// The endpoint's series, if it is (still) in the configuration.
@@ -633,12 +631,25 @@ impl Place {
     }
 }
 
+impl Tie {
+    /// The connection is proven: from now on it keeps its endpoint and the upstream up. A server that accepts connections
+    /// and answers none of them must not look up for the time of each proof.
+    pub fn stand(&mut self) {
+        if self.alive.is_none() {
+            let mut endpoints = self.pool.endpoints();
+            endpoints.proven(&self.endpoint);
+            self.pool.with_endpoint_metrics(&self.endpoint, |metrics| metrics.up.set(1));
+            drop(endpoints);
+            self.alive = Some(self.pool.stay_alive());
+        }
+    }
+}
+
 impl Drop for Tie {
     fn drop(&mut self) {
-        let pool = &self.alive.0;
-        let mut endpoints = pool.endpoints();
-        if endpoints.disconnected(&self.endpoint) == 0 {
-            pool.with_endpoint_metrics(&self.endpoint, |metrics| metrics.up.set(0));
+        let mut endpoints = self.pool.endpoints();
+        if endpoints.disconnected(&self.endpoint, self.alive.is_some()) == 0 {
+            self.pool.with_endpoint_metrics(&self.endpoint, |metrics| metrics.up.set(0));
         }
     }
 }

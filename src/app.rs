@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminListener, Commands, protocol::Answer};
 use crate::config::{self, Loaded};
 use crate::demo::{self, Keys};
-use crate::lifecycle::{DrainClock, Signal, Signals, Verdict};
+use crate::lifecycle::{DrainClock, Signal, Signals, Spaced, Verdict};
 use crate::link::sleep_until_or_never;
 use crate::log::{self, LogHandle};
 use crate::metrics::{Metrics, ReloadOutcome, unix_now};
@@ -24,11 +25,28 @@ use crate::workers::{Layout, Workers};
 
 /// `EX_CONFIG` of sysexits.h.
 pub const EXIT_CONFIG: u8 = 78;
+/// SIGHUP is heard at most this often: each reads the file and cuts every wait for a redial short.
+const HANGUP_SPACING: Duration = Duration::from_secs(1);
 /// How often a drain says what it waits for.
 const DRAIN_TOLD: Duration = Duration::from_secs(3);
 
 /// Runs the configuration at `path` until told to stop. `with_demo`: also the servers that it names.
 pub fn run(path: &Path, with_demo: bool) -> ExitCode {
+    // The signals first of all: until then one that is early would end the process, or as PID 1 be lost.
+    let prepared = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
+        let signals = {
+            let _inside = runtime.enter();
+            Signals::new()?
+        };
+        Ok((runtime, signals))
+    });
+    let (runtime, signals) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let loaded = match config::load(path, &environment) {
         Ok(loaded) => loaded,
         Err(report) => {
@@ -43,8 +61,11 @@ pub fn run(path: &Path, with_demo: bool) -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
-    match started(path, loaded, &log, with_demo) {
-        Ok(code) => code,
+    match started(path, loaded, &log, with_demo, &runtime, signals) {
+        Ok(code) => {
+            runtime.shutdown_background();
+            code
+        }
         Err(error) => {
             tracing::error!("cannot start: {error}");
             drop(log);
@@ -63,7 +84,14 @@ pub fn configured_admin(path: &Path) -> Option<PathBuf> {
     config::load(path, &environment).ok()?.config.admin.map(|admin| admin.socket)
 }
 
-fn started(path: &Path, loaded: Loaded, log: &LogHandle, with_demo: bool) -> std::io::Result<ExitCode> {
+fn started(
+    path: &Path,
+    loaded: Loaded,
+    log: &LogHandle,
+    with_demo: bool,
+    runtime: &Runtime,
+    signals: Signals,
+) -> std::io::Result<ExitCode> {
     let layout = Layout::for_this_machine();
     let metrics = Metrics::new().map_err(std::io::Error::other)?;
     let status = Status::new(metrics, layout.runtimes());
@@ -87,13 +115,7 @@ fn started(path: &Path, loaded: Loaded, log: &LogHandle, with_demo: bool) -> std
     }
     let workers = Workers::start(layout, &status)?;
     let running = Running::empty(&status, workers)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let code = runtime.block_on(async {
-        let app = App::new(path, running, status, log);
-        app.run(loaded, with_demo).await
-    });
-    runtime.shutdown_background();
-    Ok(code)
+    Ok(runtime.block_on(App::new(path, running, status, log).run(loaded, with_demo, signals)))
 }
 
 /// Every panic is counted and logged, whoever's task it ends.
@@ -115,9 +137,20 @@ struct App<'l> {
     status: Arc<Status>,
     log: &'l LogHandle,
     hash: String,
+    /// What was told of the content last read, if that could not be used.
+    rejected: Option<String>,
     files: watch::Sender<Vec<PathBuf>>,
     asked: (mpsc::Sender<Asked>, mpsc::Receiver<Asked>),
     admin: CancellationToken,
+}
+
+/// Why the file is read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// It looks different.
+    Seen,
+    /// Somebody wants it read.
+    Asked,
 }
 
 /// A command from the admin socket, and where its answer goes.
@@ -158,20 +191,14 @@ impl<'l> App<'l> {
             status,
             log,
             hash: String::new(),
+            rejected: None,
             files: watch::Sender::new(Vec::new()),
             asked: mpsc::channel(16),
             admin: CancellationToken::new(),
         }
     }
 
-    async fn run(mut self, loaded: Loaded, with_demo: bool) -> ExitCode {
-        let mut signals = match Signals::new() {
-            Ok(signals) => signals,
-            Err(error) => {
-                tracing::error!("cannot start: signals cannot be handled: {error}");
-                return ExitCode::FAILURE;
-            }
-        };
+    async fn run(mut self, loaded: Loaded, with_demo: bool, mut signals: Signals) -> ExitCode {
         let (mut events, _watch) = config::watch::watch(self.path.clone(), self.files.subscribe());
         let servers = if with_demo { self.start_demo(&loaded).await } else { Some(Vec::new()) };
         let Some(servers) = servers else { return ExitCode::FAILURE };
@@ -186,9 +213,17 @@ impl<'l> App<'l> {
         }
         self.status.ready.store(true, Ordering::Release);
         tracing::info!("everlink is ready");
+        // What was saved between the first reading and the watch is told by nobody.
+        if config::load(&self.path, &environment).map_or(true, |again| again.hash != self.hash) {
+            self.reload(Cause::Seen);
+        }
         let mut keys = if with_demo { Keys::from_terminal() } else { Keys::none() };
         let mut drain: Option<Drain> = None;
+        let mut hangups = Spaced::new(HANGUP_SPACING);
         loop {
+            if hangups.take(Instant::now()) {
+                self.hang_up(drain.is_some());
+            }
             if let Some(drain) = &mut drain {
                 match drain.clock.verdict(Instant::now(), self.running.clients()) {
                     Verdict::Wait(_) => {}
@@ -198,6 +233,7 @@ impl<'l> App<'l> {
             }
             // While draining, clients come and go unseen: look often enough to leave on time.
             let look = drain.as_ref().map(|_| Instant::now() + Duration::from_millis(50));
+            let look = [look, hangups.due()].into_iter().flatten().min();
             tokio::select! {
                 biased;
                 signal = signals.next() => match signal {
@@ -210,22 +246,13 @@ impl<'l> App<'l> {
                         tracing::warn!(clients = self.running.clients().open, "told twice: leaving at once");
                         return ExitCode::from(130);
                     }
-                    Signal::Reload if drain.is_some() => tracing::warn!("reload ignored: everlink is draining"),
-                    Signal::Reload => {
-                        self.reload();
-                        self.running.reload_tls();
-                        self.running.retry(None);
-                    }
+                    Signal::Reload => hangups.ask(Instant::now()),
                 },
                 Some(asked) = self.asked.1.recv() => self.answer(asked, drain.is_some()),
                 Some(event) = events.recv() => match event {
                     _ if drain.is_some() => tracing::warn!("an edit of the configuration is ignored: everlink is draining"),
-                    config::watch::FileEvent::Config => { self.reload(); }
-                    config::watch::FileEvent::Files(_) => {
-                        for line in self.running.reload_tls() {
-                            tracing::info!("{line}");
-                        }
-                    }
+                    config::watch::FileEvent::Config => { self.reload(Cause::Seen); }
+                    config::watch::FileEvent::Files(_) => self.files_changed(),
                 },
                 typed = keys.next() => match typed.as_str() {
                     "s" => servers.iter().for_each(|server: &demo::Server| server.go_away_for(demo::OUTAGE)),
@@ -256,39 +283,84 @@ impl<'l> App<'l> {
         Some(servers)
     }
 
-    /// Reads the file again and takes what it says.
-    fn reload(&mut self) -> Answer {
+    /// SIGHUP was heard.
+    fn hang_up(&mut self, draining: bool) {
+        if draining {
+            return tracing::warn!("reload ignored: everlink is draining");
+        }
+        self.reload(Cause::Asked);
+        self.running.retry(None);
+    }
+
+    /// Files that the configuration names look different.
+    fn files_changed(&mut self) {
+        for line in self.running.reload_tls() {
+            tracing::info!("{line}");
+        }
+        // One of them may have been what was wrong.
+        if self.rejected.is_some() {
+            self.reload(Cause::Seen);
+        }
+    }
+
+    /// Reads the file again and takes what it says; when asked for, the files it names as well.
+    fn reload(&mut self, cause: Cause) -> Answer {
+        let mut lines = if cause == Cause::Asked { self.running.reload_tls() } else { Vec::new() };
         let loaded = match config::load(&self.path, &environment) {
             Ok(loaded) => loaded,
             Err(report) => {
+                self.watch_too(&report.files);
                 let line = report.first_line();
-                tracing::error!("configuration rejected, the old one stays: {line}");
-                return self.outcome(ReloadOutcome::Rejected, vec![line]);
+                return self.reject(cause, report.to_string(), vec![line]);
             }
         };
-        if loaded.hash == self.hash && loaded.config == *self.running.config() {
-            tracing::debug!("configuration unchanged");
-            return self.outcome(ReloadOutcome::Unchanged, Vec::new());
-        }
-        for warning in &loaded.warnings {
-            tracing::warn!("{}", warning.line());
-        }
-        match self.take(loaded) {
-            Ok(lines) if lines.is_empty() => {
-                tracing::info!("configuration unchanged in meaning");
-                self.outcome(ReloadOutcome::Unchanged, lines)
-            }
-            Ok(lines) => {
-                for line in &lines {
-                    tracing::info!("configuration applied: {line}");
+        if loaded.hash != self.hash || loaded.config != *self.running.config() {
+            let warnings: Vec<_> = loaded.warnings.iter().map(config::Problem::line).collect();
+            let files = loaded.files.clone();
+            match self.take(loaded) {
+                Ok(changes) => lines.extend(changes),
+                Err(errors) => {
+                    self.watch_too(&files);
+                    return self.reject(cause, errors.join("; "), errors);
                 }
-                self.outcome(ReloadOutcome::Applied, lines)
             }
-            Err(errors) => {
-                tracing::error!("configuration rejected, the old one stays: {}", errors.join("; "));
-                self.outcome(ReloadOutcome::Rejected, errors)
+            for warning in warnings {
+                tracing::warn!("{warning}");
             }
         }
+        self.rejected = None;
+        if lines.is_empty() {
+            tracing::info!("configuration unchanged");
+            return self.outcome(ReloadOutcome::Unchanged, lines);
+        }
+        for line in &lines {
+            tracing::info!("configuration applied: {line}");
+        }
+        self.outcome(ReloadOutcome::Applied, lines)
+    }
+
+    /// The old configuration stays. The same trouble with the same content is told once, unless somebody asks.
+    fn reject(&mut self, cause: Cause, whole: String, lines: Vec<String>) -> Answer {
+        let told = self.rejected.as_ref() == Some(&whole);
+        if told && cause == Cause::Seen {
+            return Answer::reloaded(ReloadOutcome::Rejected, lines);
+        }
+        tracing::error!("configuration rejected, the old one stays: {}", lines.join("; "));
+        self.rejected = Some(whole);
+        self.outcome(ReloadOutcome::Rejected, lines)
+    }
+
+    /// Watches these files beside those in use: with one of them mended, a rejected configuration may do.
+    fn watch_too(&self, files: &[PathBuf]) {
+        self.files.send_if_modified(|watched| {
+            let before = watched.len();
+            for file in files {
+                if !watched.contains(file) {
+                    watched.push(file.clone());
+                }
+            }
+            watched.len() > before
+        });
     }
 
     /// Puts a configuration in force; says what changed, or why not.
@@ -324,7 +396,11 @@ impl<'l> App<'l> {
         use crate::metrics::Label;
         let metrics = &self.status.metrics;
         metrics.reloads[outcome.index()].inc();
-        metrics.reload_successful.set(i64::from(outcome != ReloadOutcome::Rejected));
+        let good = outcome != ReloadOutcome::Rejected;
+        metrics.reload_successful.set(i64::from(good));
+        if good {
+            metrics.reload_success_timestamp.set(unix_now());
+        }
         let mut config = ConfigStatus::clone(&self.status.config.load());
         config.last_reload =
             Some(ReloadStatus { at: SystemTime::now(), outcome: outcome.name(), lines: lines.clone() });
@@ -339,9 +415,7 @@ impl<'l> App<'l> {
                 let _ = to.send(Answer::refused("everlink is draining".to_owned()));
             }
             Asked::Reload(to) => {
-                let answer = self.reload();
-                self.running.reload_tls();
-                let _ = to.send(answer);
+                let _ = to.send(self.reload(Cause::Asked));
             }
             Asked::Retry(upstream, to) => {
                 let answer = match self.running.retry(Some(&upstream)) {

@@ -1,7 +1,7 @@
 //! When the program ends: the signals that ask for it, and the decision when a sidecar in drain may leave.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal as Source, SignalKind, signal};
 
@@ -53,6 +53,41 @@ impl Signals {
             }
             return if std::mem::replace(&mut self.asked, true) { Signal::Exit } else { Signal::Drain };
         }
+    }
+}
+
+/// Requests that must not be carried out more often than once in a while: the first at once, all that come too early
+/// together when their time has come. Pure.
+#[derive(Debug)]
+pub struct Spaced {
+    spacing: Duration,
+    last: Option<Instant>,
+    due: Option<Instant>,
+}
+
+impl Spaced {
+    pub fn new(spacing: Duration) -> Self {
+        Self { spacing, last: None, due: None }
+    }
+
+    /// It is asked for once more.
+    pub fn ask(&mut self, now: Instant) {
+        let due = self.last.map_or(now, |last| now.max(last + self.spacing));
+        self.due.get_or_insert(due);
+    }
+
+    /// When to call [`take`](Self::take).
+    pub fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Whether to do it now; if so, all that asked are served.
+    pub fn take(&mut self, now: Instant) -> bool {
+        let due = self.due.take_if(|due| *due <= now).is_some();
+        if due {
+            self.last = Some(now);
+        }
+        due
     }
 }
 
@@ -114,8 +149,6 @@ impl DrainClock {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -135,6 +168,25 @@ mod tests {
         clock.verdict(t, open(0));
         let unseen = Clients { open: 0, came: 2 };
         assert_eq!(clock.verdict(t + SECOND, unseen), Verdict::Wait(t + 3 * SECOND));
+    }
+
+    #[test]
+    fn a_storm_of_requests_is_served_at_once_and_then_once_a_spacing() {
+        let start = Instant::now();
+        let (mut spaced, mut served) = (Spaced::new(SECOND), Vec::new());
+        for ms in 0..5000 {
+            let now = start + SECOND / 1000 * ms;
+            if ms < 2500 && ms % 10 == 0 {
+                spaced.ask(now);
+            }
+            if spaced.take(now) {
+                served.push(ms);
+            }
+        }
+        assert_eq!(served, [0, 1000, 2000, 3000]);
+        spaced.ask(start + SECOND * 9);
+        assert!(spaced.take(start + SECOND * 9), "an old request holds nothing up");
+        assert_eq!(spaced.due(), None);
     }
 
     #[test]

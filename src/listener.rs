@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -106,14 +105,17 @@ impl Listeners {
                 continue;
             }
             let mut result = bind(address);
-            if matches!(&result, Err(error) if error.kind() == io::ErrorKind::AddrInUse)
-                && let Some(rival) = self.rival(&key, wanted)
-                && let Some(open) = self.open.remove(&rival)
-            {
-                prepared.displaced.push((rival, open.target.clone()));
-                open.stop.cancel();
-                drop(open);
-                result = rebind(address);
+            if matches!(&result, Err(error) if error.kind() == io::ErrorKind::AddrInUse) {
+                let rivals = self.rivals(&key, wanted);
+                for rival in &rivals {
+                    if let Some(open) = self.open.remove(rival) {
+                        prepared.displaced.push((rival.clone(), open.target.clone()));
+                        open.stop.cancel();
+                    }
+                }
+                if !rivals.is_empty() {
+                    result = rebind(address);
+                }
             }
             match result {
                 Ok(bound) => {
@@ -188,17 +190,13 @@ impl Listeners {
         self.open.insert(key, Open { bound, target, stop });
     }
 
-    /// An open socket on the same port that is not wanted any more and overlaps with `key`.
-    fn rival(&self, key: &Key, wanted: &[(ListenAddress, String)]) -> Option<Key> {
-        let ListenAddress::Tcp(new) = &key.address else { return None };
-        let overlaps = |old: &SocketAddr| {
-            let either_wild = old.ip().is_unspecified() || new.ip().is_unspecified();
-            let families = |ip: IpAddr| ip.is_ipv4();
-            old.port() == new.port() && either_wild && families(old.ip()) == families(new.ip())
-        };
+    /// The open sockets that overlap with `key` and are not wanted any more: a wildcard has one for each of its addresses.
+    fn rivals(&self, key: &Key, wanted: &[(ListenAddress, String)]) -> Vec<Key> {
+        let ListenAddress::Tcp(new) = &key.address else { return Vec::new() };
         let unwanted = |key: &Key| !wanted.iter().any(|(address, upstream)| Key::new(address, upstream) == *key);
-        let rival = |key: &&Key| matches!(&key.address, ListenAddress::Tcp(old) if overlaps(old)) && unwanted(key);
-        self.open.keys().find(rival).cloned()
+        let rival =
+            |key: &&Key| matches!(&key.address, ListenAddress::Tcp(old) if socket::overlap(old, new)) && unwanted(key);
+        self.open.keys().filter(rival).cloned().collect()
     }
 }
 
@@ -265,17 +263,8 @@ fn bind(address: &ListenAddress) -> io::Result<Bound> {
     }
 }
 
-/// The task that held the old socket may need a moment to let it go.
 fn rebind(address: &ListenAddress) -> io::Result<Bound> {
-    let mut result = bind(address);
-    for _ in 0..100 {
-        if !matches!(&result, Err(error) if error.kind() == io::ErrorKind::AddrInUse) {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-        result = bind(address);
-    }
-    result
+    socket::once_free(|| bind(address))
 }
 
 /// Accepts until stopped, and then what the queue still holds.
@@ -316,7 +305,10 @@ async fn accept(bound: Arc<Bound>, target: Arc<ArcSwap<Arc<Pool>>>, stop: Cancel
                     let pool = target.load_full();
                     pool.process.metrics.accept_errors.inc();
                     tracing::warn!(listener = %bound, %error, ?pause, "cannot accept; trying again");
-                    tokio::time::sleep(pause).await;
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = tokio::time::sleep(pause) => {}
+                    }
                     pause = (pause * 2).min(PAUSE.1);
                     break;
                 }

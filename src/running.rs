@@ -3,10 +3,10 @@
 //! A change is made in two steps. First everything that can fail: certificates are read, listeners bound. Then what
 //! differs is changed, and that cannot fail. The start is a change from nothing.
 
+mod doors;
+
 use std::collections::{BTreeMap, HashMap};
-use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -15,15 +15,14 @@ use crate::admin::AdminListener;
 use crate::config::{self, Config, Tls};
 use crate::direct::in_use::Order;
 use crate::direct::pool::Pool;
-use crate::http::{self, HttpThread};
 use crate::lifecycle::Clients;
 use crate::link::resolve::Resolver;
 use crate::listener::Listeners;
-use crate::net::socket;
 use crate::net::tls::ClientTls;
 use crate::status::Status;
 use crate::upstream::Upstream;
 use crate::workers::Workers;
+use doors::Doors;
 
 /// Everything that runs.
 pub struct Running {
@@ -35,9 +34,9 @@ pub struct Running {
     listeners: Listeners,
     /// How long clients of a removed upstream may stay.
     drain: watch::Sender<Duration>,
-    http: Option<HttpThread>,
-    http_bound: HashMap<SocketAddr, TcpListener>,
-    public_status: Arc<AtomicBool>,
+    http: Doors,
+    /// Pools of removed upstreams whose clients may stay for a while.
+    leaving: Vec<Arc<Pool>>,
 }
 
 /// What a change of the configuration asks of the caller.
@@ -51,7 +50,6 @@ pub struct Applied {
 impl Running {
     /// Nothing yet: no upstream, no listener. Errors: the HTTP thread could not be started.
     pub fn empty(status: &Arc<Status>, workers: Workers) -> std::io::Result<Self> {
-        let public_status = Arc::new(AtomicBool::new(false));
         Ok(Self {
             config: Config::empty(),
             status: status.clone(),
@@ -60,9 +58,8 @@ impl Running {
             upstreams: HashMap::new(),
             listeners: Listeners::default(),
             drain: watch::Sender::new(Duration::ZERO),
-            http: Some(http::serve(Vec::new(), status.clone(), public_status.clone())?),
-            http_bound: HashMap::new(),
-            public_status,
+            http: Doors::closed(status)?,
+            leaving: Vec::new(),
         })
     }
 
@@ -71,12 +68,12 @@ impl Running {
         &self.config
     }
 
-    /// Clients accepted and not yet gone, of all upstreams.
+    /// Clients of all upstreams, removed ones included while theirs may stay.
     pub fn clients(&self) -> Clients {
         let mut clients = Clients::default();
-        for upstream in self.upstreams.values() {
-            clients.open += upstream.pool.clients();
-            clients.came += upstream.pool.status.metrics.connections_total.get();
+        for pool in self.upstreams.values().map(|upstream| &upstream.pool).chain(&self.leaving) {
+            clients.open += pool.clients();
+            clients.came += pool.status.metrics.connections_total.get();
         }
         clients
     }
@@ -86,28 +83,33 @@ impl Running {
         let changes = config::diff(&self.config, &new);
         let mut errors = Vec::new();
         let tls = self.prepare_tls(&new, &mut errors);
-        let http = self.prepare_http(&new, &mut errors);
         let admin = self.prepare_admin(&new, &mut errors);
-        if !errors.is_empty() {
-            return Err(errors);
-        }
+        let http = self.http.prepare(&new.http.listen, &mut errors);
         let wanted: Vec<_> = new
             .upstreams
             .values()
             .flat_map(|upstream| upstream.listen.iter().map(|address| (address.clone(), upstream.name.clone())))
             .collect();
-        let listeners = self
-            .listeners
-            .prepare(&wanted, self.workers.handles())
-            .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        // Last, for what it has to close first is bound again only by itself.
+        let listeners = if errors.is_empty() {
+            let told = |unbound: Vec<_>| errors.extend(unbound.iter().map(ToString::to_string));
+            self.listeners.prepare(&wanted, self.workers.handles()).map_err(told).ok()
+        } else {
+            None
+        };
+        let Some(listeners) = listeners else {
+            self.http.undo(http);
+            return Err(errors);
+        };
 
         // From here on nothing fails.
         self.drain.send_replace(new.drain.timeout);
-        self.public_status.store(new.http.public_status, Ordering::Relaxed);
         self.change_upstreams(&new, tls);
         let pools = self.pools();
         self.listeners.commit(listeners, &pools, self.workers.handles());
-        self.change_http(&new, http);
+        // Only now, when nobody is sent to them any more: a renamed upstream turns no client away.
+        self.remove_upstreams(&new);
+        self.http.commit(&new.http.listen, http, new.http.public_status);
         let lines = changes.iter().map(|change| self.tell(change)).collect();
         self.config = new;
         Ok(Applied { lines, admin })
@@ -122,6 +124,8 @@ impl Running {
                 Ok(false) => {}
                 Ok(true) => {
                     self.show_certificates(name, &tls);
+                    // Perhaps what they hold is what the links were waiting for.
+                    upstream.retry();
                     lines.push(format!("{name}: TLS files changed, next dial"));
                 }
                 Err(fault) => {
@@ -136,8 +140,9 @@ impl Running {
     /// Cuts the waits of one upstream's links short, or of all.
     pub fn retry(&self, upstream: Option<&str>) -> Option<usize> {
         let of = |upstream: &Upstream| {
+            let waiting = upstream.pool.status.links().iter().filter(|link| link.view().is_waiting()).count();
             upstream.retry();
-            upstream.pool.status.links().iter().filter(|link| link.view().is_waiting()).count()
+            waiting
         };
         match upstream {
             Some(name) => self.upstreams.get(name).map(of),
@@ -153,22 +158,21 @@ impl Running {
             cut += upstream.pool.in_use.tell_all(Order::Drained);
             upstream.remove();
         }
-        let status = self.status.clone();
+        cut += self.leaving.iter().map(|pool| pool.in_use.tell_all(Order::Drained)).sum::<usize>();
+        let (status, leaving) = (self.status.clone(), self.leaving);
         let gone = async {
-            while !status.upstreams().is_empty() {
+            while !status.upstreams().is_empty() || leaving.iter().any(|pool| pool.clients() > 0) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         let _ = tokio::time::timeout(CUT_WITHIN, gone).await;
-        let (workers, http) = (self.workers, self.http.take());
-        // Joining threads blocks.
-        let _ = tokio::task::spawn_blocking(move || {
+        let (workers, http) = (self.workers, self.http);
+        // Joining threads blocks; one that is stuck is not waited for.
+        let joined = tokio::task::spawn_blocking(move || {
             workers.stop();
-            if let Some(http) = http {
-                http.stop();
-            }
-        })
-        .await;
+            http.stop();
+        });
+        let _ = tokio::time::timeout(JOINED_WITHIN, joined).await;
         cut
     }
 
@@ -193,19 +197,6 @@ impl Running {
         self.config.upstreams.get(upstream)?.tls.as_ref()
     }
 
-    fn prepare_http(&self, new: &Config, errors: &mut Vec<String>) -> HashMap<SocketAddr, TcpListener> {
-        let mut bound = HashMap::new();
-        for address in new.http.listen.iter().filter(|address| !self.http_bound.contains_key(address)) {
-            match socket::bind_listener(*address) {
-                Ok(listener) => {
-                    bound.insert(*address, listener);
-                }
-                Err(error) => errors.push(format!("http.listen: cannot listen on {address}: {error}")),
-            }
-        }
-        bound
-    }
-
     fn prepare_admin(&self, new: &Config, errors: &mut Vec<String>) -> Option<Option<AdminListener>> {
         if new.admin == self.config.admin {
             return None;
@@ -221,17 +212,9 @@ impl Running {
     }
 
     fn change_upstreams(&mut self, new: &Config, mut tls: BTreeMap<String, Arc<ClientTls>>) {
-        let gone: Vec<_> = self.upstreams.keys().filter(|name| !new.upstreams.contains_key(*name)).cloned().collect();
-        for name in gone {
-            if let Some(upstream) = self.upstreams.remove(&name) {
-                upstream.remove();
-            }
-        }
         for (name, settings) in &new.upstreams {
             let tls = tls.remove(name);
-            if let Some(tls) = &tls {
-                self.show_certificates(name, tls);
-            }
+            let shown = tls.clone();
             match self.upstreams.get(name) {
                 None => {
                     let handles = self.workers.handles();
@@ -252,23 +235,20 @@ impl Running {
                     }
                 }
             }
+            // Last, for a start forgets the series of a predecessor.
+            if let Some(tls) = shown {
+                self.show_certificates(name, &tls);
+            }
         }
     }
 
-    fn change_http(&mut self, new: &Config, bound: HashMap<SocketAddr, TcpListener>) {
-        let before = self.http_bound.len();
-        self.http_bound.retain(|address, _| new.http.listen.contains(address));
-        if self.http_bound.len() == before && bound.is_empty() {
-            return;
-        }
-        for address in bound.values().filter_map(|listener| listener.local_addr().ok()) {
-            tracing::info!(%address, "metrics, health and status are served");
-        }
-        self.http_bound.extend(bound);
-        // A clone is the same socket: what is kept is never closed.
-        let listeners = self.http_bound.values().filter_map(|listener| listener.try_clone().ok()).collect();
-        if let Some(http) = &self.http {
-            http.rebind(listeners);
+    /// Ends the upstreams that are not in `new`; their clients may stay until `drain.timeout`.
+    fn remove_upstreams(&mut self, new: &Config) {
+        self.leaving.retain(|pool| pool.clients() > 0);
+        let gone: Vec<_> = self.upstreams.keys().filter(|name| !new.upstreams.contains_key(*name)).cloned().collect();
+        for upstream in gone.into_iter().filter_map(|name| self.upstreams.remove(&name)) {
+            self.leaving.push(upstream.pool.clone());
+            upstream.remove();
         }
     }
 
@@ -303,3 +283,5 @@ impl Running {
 
 /// What is cut is gone after this.
 const CUT_WITHIN: Duration = Duration::from_secs(2);
+/// Threads that can end have ended after this.
+const JOINED_WITHIN: Duration = Duration::from_secs(2);

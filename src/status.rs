@@ -4,8 +4,8 @@
 //! swapped whole, so a slow reader never holds up a link.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -22,6 +22,8 @@ pub struct Status {
     pub started: SystemTime,
     pub config: ArcSwap<ConfigStatus>,
     upstreams: ArcSwap<BTreeMap<String, Arc<UpstreamStatus>>>,
+    /// Held while one comes or goes, so that map and series tell the same. Readers do without.
+    roster: Mutex<()>,
     /// The configuration is in and every listener bound.
     pub ready: AtomicBool,
     pub draining: AtomicBool,
@@ -127,6 +129,7 @@ impl Status {
             started: SystemTime::now(),
             config: ArcSwap::default(),
             upstreams: ArcSwap::default(),
+            roster: Mutex::default(),
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             loops: (0..loops).map(|_| LoopStamp::default()).collect(),
@@ -151,8 +154,13 @@ impl Status {
         self.upstreams.load_full()
     }
 
-    /// Adds an upstream, its series at 0.
+    /// Adds an upstream, its series at 0. One of the same name whose clients are still draining is shown no more, and
+    /// counts on where nobody looks: its end would else be taken for trouble of the new one.
     pub fn add_upstream(&self, settings: &Arc<config::Upstream>) -> Arc<UpstreamStatus> {
+        let _roster = self.roster.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = self.upstreams.load().get(&settings.name) {
+            self.forget_series(old);
+        }
         let upstream = Arc::new(UpstreamStatus {
             name: settings.name.clone(),
             settings: ArcSwap::new(settings.clone()),
@@ -172,14 +180,25 @@ impl Status {
         upstream
     }
 
-    /// Forgets an upstream and its series.
-    pub fn remove_upstream(&self, name: &str) {
+    /// Forgets an upstream and its series, unless another one has its name by now.
+    pub fn remove_upstream(&self, upstream: &Arc<UpstreamStatus>) {
+        let _roster = self.roster.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.upstreams.load().get(&upstream.name).is_some_and(|shown| Arc::ptr_eq(shown, upstream)) {
+            return;
+        }
         self.upstreams.rcu(|all| {
             let mut all = BTreeMap::clone(all);
-            all.remove(name);
+            all.remove(&upstream.name);
             all
         });
-        self.metrics.remove_upstream(name);
+        self.forget_series(upstream);
+    }
+
+    fn forget_series(&self, upstream: &UpstreamStatus) {
+        for endpoint in &upstream.settings.load().endpoints {
+            self.metrics.remove_endpoint(&upstream.name, &endpoint.name);
+        }
+        self.metrics.remove_upstream(&upstream.name);
     }
 }
 

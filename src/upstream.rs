@@ -290,15 +290,7 @@ impl Keeper {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
-        // Unless it came back under the same name meanwhile.
-        let mine =
-            self.pool.process.upstreams().get(&self.pool.name).is_some_and(|s| Arc::ptr_eq(s, &self.pool.status));
-        if mine {
-            self.pool.process.remove_upstream(&self.pool.name);
-            for endpoint in &self.pool.current().endpoints {
-                self.pool.process.metrics.remove_endpoint(&self.pool.name, &endpoint.name);
-            }
-        }
+        self.pool.process.remove_upstream(&self.pool.status);
     }
 
     fn record(&self, kind: &'static str, text: String) {

@@ -108,7 +108,8 @@ fn the_tests_it_names_are_there() {
     collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"), &mut sources);
     collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut sources);
     let text = readme();
-    let section = text.split("## What survives what").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("there");
+    let section =
+        text.split("## What survives what").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("there");
     let named: Vec<_> = section
         .split('`')
         .skip(1)

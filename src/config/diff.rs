@@ -127,7 +127,7 @@ mod tests {
     fn a_change_tells_its_key_its_values_and_what_it_takes() {
         assert_eq!(told("", "heartbeat.interval = \"3s\""), ["chat: heartbeat.interval 5s → 3s, live"]);
         assert_eq!(told("retry.connect_timeout = \"1s\"", ""), ["chat: retry.connect_timeout 1s → 5s, next dial"]);
-        assert_eq!(told("", "[log]\nformat = \"json\""), ["log.format auto → json, restart"]);
+        assert_eq!(told("", "[log]\nformat = \"json\""), ["log.format auto → json, live"]);
         assert_eq!(told("", "[http]\nlisten = \"off\""), ["http.listen 127.0.0.1:9900 → off, rebind"]);
         assert_eq!(told("", "[admin]\nsocket = \"/a\""), ["admin.socket unset → /a, rebind"]);
         assert_eq!(

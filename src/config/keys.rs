@@ -220,7 +220,7 @@ static KEYS: &[Key] = &[
         "log.format",
         Kind::Choice(&["auto", "text", "json"]),
         DefaultValue::Word("auto"),
-        Restart,
+        Live,
         "auto: text on a terminal, JSON otherwise.",
     ),
     key(

@@ -57,7 +57,7 @@ pub fn parse(name: &str, text: impl AsRef<[u8]>, env: &dyn Fn(&str) -> Option<St
         return Ok(Loaded { config, warnings, hash: hash(bytes), files, origins, name: name.to_owned() });
     }
     problems.sort_by_key(Problem::order);
-    Err(Report { problems })
+    Err(Report { problems, files })
 }
 
 /// The text, if it is of a size and kind that can be a configuration.

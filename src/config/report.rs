@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::source::{Place, Source, printable};
@@ -159,11 +160,13 @@ impl Problem {
 pub struct Report {
     /// Never empty, in the order of the file.
     pub problems: Vec<Problem>,
+    /// Files it names, as far as could be read: one of them may be what is wrong.
+    pub files: Vec<PathBuf>,
 }
 
 impl Report {
     pub(super) fn of(problem: Problem) -> Self {
-        Self { problems: vec![problem] }
+        Self { problems: vec![problem], files: Vec::new() }
     }
 
     /// `config.toml:6:11: what is wrong (and 2 more)`, for the log.
@@ -224,7 +227,7 @@ mod tests {
     #[test]
     fn a_report_counts_even_what_it_does_not_show() {
         let problems: Vec<_> = (0..103).map(|n| Problem::of_file("c.toml", format!("wrong {n}"))).collect();
-        let report = Report { problems };
+        let report = Report { problems, files: Vec::new() };
         let text = report.to_string();
         assert!(text.contains("wrong 99\n") && !text.contains("wrong 100\n"));
         assert!(text.ends_with("\n\n... and 3 more\n\nc.toml: 103 errors"), "{text}");

@@ -165,6 +165,26 @@ pub fn bind_listener(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// Whether two TCP addresses cannot be listened on at once although they differ: a wildcard and one of its own.
+pub fn overlap(one: &SocketAddr, other: &SocketAddr) -> bool {
+    let wild = one.ip().is_unspecified() || other.ip().is_unspecified();
+    wild && one.port() == other.port() && one.is_ipv4() == other.is_ipv4()
+}
+
+/// Binds an address that a socket of our own has just given up: whoever held that one may need a moment to let it go.
+/// Blocks for at most a second.
+pub fn once_free<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let mut result = bind();
+    for _ in 0..100 {
+        if !matches!(&result, Err(error) if error.kind() == io::ErrorKind::AddrInUse) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+        result = bind();
+    }
+    result
+}
+
 /// Binds and listens on a unix socket that only this user may reach (mode 0600 from its first moment), non-blocking.
 ///
 /// A path left by a process that is gone is replaced by rename, so there is no moment without a socket. Errors:

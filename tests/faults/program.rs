@@ -161,6 +161,14 @@ impl<'n> Program<'n> {
         self.until("links up", |figures| figures.links(upstream, "up") == links)
     }
 
+    /// Waits until so many links are up after so many reconnects of the upstream `test`.
+    pub fn until_back(&self, links: usize, reconnects: usize) -> Figures {
+        let back = |f: &Figures| {
+            f.links("test", "up") == links && f.of("link_reconnects_total", "test") as usize == reconnects
+        };
+        self.until(&format!("{links} links up after {reconnects} reconnects"), back)
+    }
+
     /// Waits for as many descriptors as there were before.
     pub fn until_baseline(&self, descriptors: usize) {
         let mut last = 0;

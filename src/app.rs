@@ -1,27 +1,32 @@
 //! The program: reads its configuration, starts what it says, and follows signals, edits and commands until the end.
 
+mod desk;
+mod reload;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, AdminListener, Commands, protocol::Answer};
+use crate::admin::{self, AdminListener, protocol::Answer};
 use crate::config::{self, Loaded};
 use crate::demo::{self, Keys};
 use crate::lifecycle::{DrainClock, Signal, Signals, Spaced, Verdict};
 use crate::link::sleep_until_or_never;
 use crate::log::{self, LogHandle};
-use crate::metrics::{Metrics, ReloadOutcome, unix_now};
+use crate::metrics::Metrics;
 use crate::net::descriptors::Descriptors;
 use crate::net::kernel;
 use crate::running::Running;
-use crate::status::{ConfigStatus, ReloadStatus, Status};
+use crate::status::Status;
 use crate::workers::{Layout, Workers};
+use desk::{Asked, Desk};
+use reload::Cause;
 
 /// `EX_CONFIG` of sysexits.h.
 pub const EXIT_CONFIG: u8 = 78;
@@ -144,45 +149,6 @@ struct App<'l> {
     admin: CancellationToken,
 }
 
-/// Why the file is read again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cause {
-    /// It looks different.
-    Seen,
-    /// Somebody wants it read.
-    Asked,
-}
-
-/// A command from the admin socket, and where its answer goes.
-enum Asked {
-    Reload(oneshot::Sender<Answer>),
-    Retry(String, oneshot::Sender<Answer>),
-}
-
-/// Hands commands to the one task that may change anything.
-struct Desk(mpsc::Sender<Asked>);
-
-impl Desk {
-    async fn ask(&self, ask: impl FnOnce(oneshot::Sender<Answer>) -> Asked) -> Answer {
-        let (answer, answered) = oneshot::channel();
-        let ended = || Answer::refused("everlink is stopping".to_owned());
-        if self.0.send(ask(answer)).await.is_err() {
-            return ended();
-        }
-        answered.await.unwrap_or_else(|_| ended())
-    }
-}
-
-impl Commands for Desk {
-    fn reload(&self) -> admin::Pending<'_> {
-        Box::pin(self.ask(Asked::Reload))
-    }
-
-    fn retry<'a>(&'a self, upstream: &'a str) -> admin::Pending<'a> {
-        Box::pin(self.ask(|answer| Asked::Retry(upstream.to_owned(), answer)))
-    }
-}
-
 impl<'l> App<'l> {
     fn new(path: &Path, running: Running, status: Arc<Status>, log: &'l LogHandle) -> Self {
         Self {
@@ -281,131 +247,6 @@ impl<'l> App<'l> {
         }
         println!("everlink demo: {}", demo::HELP);
         Some(servers)
-    }
-
-    /// SIGHUP was heard.
-    fn hang_up(&mut self, draining: bool) {
-        if draining {
-            return tracing::warn!("reload ignored: everlink is draining");
-        }
-        self.reload(Cause::Asked);
-        self.running.retry(None);
-    }
-
-    /// Files that the configuration names look different.
-    fn files_changed(&mut self) {
-        for line in self.running.reload_tls() {
-            tracing::info!("{line}");
-        }
-        // One of them may have been what was wrong.
-        if self.rejected.is_some() {
-            self.reload(Cause::Seen);
-        }
-    }
-
-    /// Reads the file again and takes what it says; when asked for, the files it names as well.
-    fn reload(&mut self, cause: Cause) -> Answer {
-        let mut lines = if cause == Cause::Asked { self.running.reload_tls() } else { Vec::new() };
-        let loaded = match config::load(&self.path, &environment) {
-            Ok(loaded) => loaded,
-            Err(report) => {
-                self.watch_too(&report.files);
-                let line = report.first_line();
-                return self.reject(cause, report.to_string(), vec![line]);
-            }
-        };
-        if loaded.hash != self.hash || loaded.config != *self.running.config() {
-            let warnings: Vec<_> = loaded.warnings.iter().map(config::Problem::line).collect();
-            let files = loaded.files.clone();
-            match self.take(loaded) {
-                Ok(changes) => lines.extend(changes),
-                Err(errors) => {
-                    self.watch_too(&files);
-                    return self.reject(cause, errors.join("; "), errors);
-                }
-            }
-            for warning in warnings {
-                tracing::warn!("{warning}");
-            }
-        }
-        self.rejected = None;
-        if lines.is_empty() {
-            tracing::info!("configuration unchanged");
-            return self.outcome(ReloadOutcome::Unchanged, lines);
-        }
-        for line in &lines {
-            tracing::info!("configuration applied: {line}");
-        }
-        self.outcome(ReloadOutcome::Applied, lines)
-    }
-
-    /// The old configuration stays. The same trouble with the same content is told once, unless somebody asks.
-    fn reject(&mut self, cause: Cause, whole: String, lines: Vec<String>) -> Answer {
-        let told = self.rejected.as_ref() == Some(&whole);
-        if told && cause == Cause::Seen {
-            return Answer::reloaded(ReloadOutcome::Rejected, lines);
-        }
-        tracing::error!("configuration rejected, the old one stays: {}", lines.join("; "));
-        self.rejected = Some(whole);
-        self.outcome(ReloadOutcome::Rejected, lines)
-    }
-
-    /// Watches these files beside those in use: with one of them mended, a rejected configuration may do.
-    fn watch_too(&self, files: &[PathBuf]) {
-        self.files.send_if_modified(|watched| {
-            let before = watched.len();
-            for file in files {
-                if !watched.contains(file) {
-                    watched.push(file.clone());
-                }
-            }
-            watched.len() > before
-        });
-    }
-
-    /// Puts a configuration in force; says what changed, or why not.
-    fn take(&mut self, loaded: Loaded) -> Result<Vec<String>, Vec<String>> {
-        let log = loaded.config.log.clone();
-        let effective = config::show(&loaded);
-        let applied = self.running.apply(loaded.config)?;
-        // The level was checked with the file.
-        let _ = self.log.set_level(&log.level);
-        self.log.set_format(log.format);
-        self.files.send_replace(loaded.files);
-        if let Some(admin) = applied.admin {
-            self.serve_admin(admin);
-        }
-        self.hash = loaded.hash;
-        let metrics = &self.status.metrics;
-        metrics.config_generation.inc();
-        metrics.reload_successful.set(1);
-        metrics.reload_success_timestamp.set(unix_now());
-        let last_reload = self.status.config.load().last_reload.clone();
-        self.status.config.store(Arc::new(ConfigStatus {
-            path: self.path.display().to_string(),
-            generation: metrics.config_generation.get().max(0).unsigned_abs(),
-            hash: self.hash.clone(),
-            last_reload,
-            effective: effective.into(),
-        }));
-        Ok(applied.lines)
-    }
-
-    /// A reload came out like this: counted, shown, and answered.
-    fn outcome(&self, outcome: ReloadOutcome, lines: Vec<String>) -> Answer {
-        use crate::metrics::Label;
-        let metrics = &self.status.metrics;
-        metrics.reloads[outcome.index()].inc();
-        let good = outcome != ReloadOutcome::Rejected;
-        metrics.reload_successful.set(i64::from(good));
-        if good {
-            metrics.reload_success_timestamp.set(unix_now());
-        }
-        let mut config = ConfigStatus::clone(&self.status.config.load());
-        config.last_reload =
-            Some(ReloadStatus { at: SystemTime::now(), outcome: outcome.name(), lines: lines.clone() });
-        self.status.config.store(Arc::new(config));
-        Answer::reloaded(outcome, lines)
     }
 
     fn answer(&mut self, asked: Asked, draining: bool) {

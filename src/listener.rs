@@ -14,12 +14,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ListenAddress;
 use crate::direct::client::Socket;
 use crate::direct::pool::Pool;
 use crate::net::{kernel, socket};
+use crate::workers::restarted;
 
 /// Clients accepted in one go before other tasks run.
 const BATCH: usize = 64;
@@ -48,8 +50,14 @@ pub struct Listeners {
 
 struct Open {
     bound: Arc<Bound>,
-    target: Arc<ArcSwap<Arc<Pool>>>,
+    target: Arc<Target>,
     stop: CancellationToken,
+}
+
+/// Whose clients arrive.
+struct Target {
+    pool: ArcSwap<Arc<Pool>>,
+    changed: Notify,
 }
 
 enum Bound {
@@ -84,9 +92,9 @@ impl fmt::Display for BindError {
 pub struct Prepared {
     wanted: Vec<(Key, String)>,
     bound: HashMap<Key, Bound>,
-    /// A wildcard and its own specific address cannot be bound at once: the old one, closed already, to be brought back if
-    /// all fails.
-    displaced: Vec<(Key, Arc<ArcSwap<Arc<Pool>>>)>,
+    /// A wildcard and its own specific addresses cannot be bound at once: the old ones, closed already, to be brought back
+    /// if the new one fails.
+    displaced: Vec<(Key, Arc<Target>)>,
 }
 
 impl Listeners {
@@ -98,32 +106,41 @@ impl Listeners {
     ) -> Result<Prepared, Vec<BindError>> {
         let mut prepared = Prepared { wanted: Vec::new(), bound: HashMap::new(), displaced: Vec::new() };
         let mut errors = Vec::new();
+        let mut blocked = Vec::new();
         for (address, upstream) in wanted {
             let key = Key::new(address, upstream);
             prepared.wanted.push((key.clone(), upstream.clone()));
-            if self.open.contains_key(&key) {
+            if self.open.contains_key(&key) || prepared.bound.contains_key(&key) {
                 continue;
             }
-            let mut result = bind(address);
-            if matches!(&result, Err(error) if error.kind() == io::ErrorKind::AddrInUse) {
-                let rivals = self.rivals(&key, wanted);
-                for rival in &rivals {
-                    if let Some(open) = self.open.remove(rival) {
-                        prepared.displaced.push((rival.clone(), open.target.clone()));
-                        open.stop.cancel();
-                    }
-                }
-                if !rivals.is_empty() {
-                    result = rebind(address);
-                }
-            }
-            match result {
+            match bind(address) {
                 Ok(bound) => {
                     prepared.bound.insert(key, bound);
+                }
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && !self.rivals(&key, wanted).is_empty() => {
+                    blocked.push((key, upstream));
                 }
                 Err(error) => {
                     errors.push(BindError { upstream: upstream.clone(), address: address.clone(), error });
                 }
+            }
+        }
+        // Nothing that serves is closed for a change that fails anyway.
+        for (key, upstream) in blocked {
+            if !errors.is_empty() {
+                break;
+            }
+            for rival in self.rivals(&key, wanted) {
+                if let Some(open) = self.open.remove(&rival) {
+                    prepared.displaced.push((rival, open.target.clone()));
+                    open.stop.cancel();
+                }
+            }
+            match rebind(&key.address) {
+                Ok(bound) => {
+                    prepared.bound.insert(key, bound);
+                }
+                Err(error) => errors.push(BindError { upstream: upstream.clone(), address: key.address, error }),
             }
         }
         if errors.is_empty() {
@@ -147,16 +164,19 @@ impl Listeners {
         for (key, upstream) in &wanted {
             let Some(pool) = pools.get(upstream) else { continue };
             match (self.open.get(key), bound.remove(key)) {
-                (Some(open), _) => open.target.store(Arc::new(pool.clone())),
+                (Some(open), _) => {
+                    open.target.pool.store(Arc::new(pool.clone()));
+                    open.target.changed.notify_one();
+                }
                 (None, Some(bound)) => {
                     tracing::info!(upstream, address = %bound, "listening for clients");
-                    self.start(key.clone(), bound, Arc::new(ArcSwap::from_pointee(pool.clone())), workers);
+                    let target = Target { pool: ArcSwap::from_pointee(pool.clone()), changed: Notify::new() };
+                    self.start(key.clone(), bound, Arc::new(target), workers);
                 }
                 (None, None) => continue,
             }
             if let Some(open) = self.open.get(key) {
                 listening.entry(upstream).or_default().push(open.bound.to_string());
-                open.bound.keep_alive(&pool.current().heartbeat);
             }
         }
         for (upstream, pool) in pools {
@@ -179,13 +199,16 @@ impl Listeners {
         }
     }
 
-    fn start(&mut self, key: Key, bound: Bound, target: Arc<ArcSwap<Arc<Pool>>>, workers: &[Handle]) {
+    fn start(&mut self, key: Key, bound: Bound, target: Arc<Target>, workers: &[Handle]) {
         let bound = Arc::new(bound);
         let stop = CancellationToken::new();
         let worker = fastrand::usize(..workers.len().max(1));
-        let task = accept(bound.clone(), target.clone(), stop.clone(), worker);
+        let task = {
+            let (bound, target, stop) = (bound.clone(), target.clone(), stop.clone());
+            move || accept(bound.clone(), target.clone(), stop.clone(), worker)
+        };
         if let Some(handle) = workers.get(worker) {
-            handle.spawn(task);
+            handle.spawn(restarted(task));
         }
         self.open.insert(key, Open { bound, target, stop });
     }
@@ -268,7 +291,7 @@ fn rebind(address: &ListenAddress) -> io::Result<Bound> {
 }
 
 /// Accepts until stopped, and then what the queue still holds.
-async fn accept(bound: Arc<Bound>, target: Arc<ArcSwap<Arc<Pool>>>, stop: CancellationToken, worker: usize) {
+async fn accept(bound: Arc<Bound>, target: Arc<Target>, stop: CancellationToken, worker: usize) {
     let ready = match kernel::await_clients(bound.clone()) {
         Ok(ready) => ready,
         Err(error) => {
@@ -277,10 +300,22 @@ async fn accept(bound: Arc<Bound>, target: Arc<ArcSwap<Arc<Pool>>>, stop: Cancel
         }
     };
     let mut pause = PAUSE.0;
+    let mut settings = target.pool.load().settings.subscribe();
+    bound.keep_alive(&settings.borrow_and_update().heartbeat);
     loop {
         let mut guard = tokio::select! {
             biased;
             () = stop.cancelled() => break,
+            // Clients inherit the keepalive of the upstream they come to, as it is configured now.
+            () = target.changed.notified() => {
+                settings = target.pool.load().settings.subscribe();
+                bound.keep_alive(&settings.borrow_and_update().heartbeat);
+                continue;
+            }
+            Ok(()) = settings.changed() => {
+                bound.keep_alive(&settings.borrow_and_update().heartbeat);
+                continue;
+            }
             guard = ready.readable() => match guard {
                 Ok(guard) => guard,
                 Err(error) => {
@@ -293,7 +328,7 @@ async fn accept(bound: Arc<Bound>, target: Arc<ArcSwap<Arc<Pool>>>, stop: Cancel
             match bound.accept() {
                 Ok(socket) => {
                     pause = PAUSE.0;
-                    target.load().arrive(socket, worker);
+                    target.pool.load().arrive(socket, worker);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     guard.clear_ready();
@@ -302,11 +337,11 @@ async fn accept(bound: Arc<Bound>, target: Arc<ArcSwap<Arc<Pool>>>, stop: Cancel
                 // The client gave up while it was queued.
                 Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
-                    let pool = target.load_full();
+                    let pool = target.pool.load_full();
                     pool.process.metrics.accept_errors.inc();
                     tracing::warn!(listener = %bound, %error, ?pause, "cannot accept; trying again");
                     tokio::select! {
-                        () = stop.cancelled() => {}
+                        () = stop.cancelled() => break,
                         () = tokio::time::sleep(pause) => {}
                     }
                     pause = (pause * 2).min(PAUSE.1);
@@ -317,7 +352,7 @@ async fn accept(bound: Arc<Bound>, target: Arc<ArcSwap<Arc<Pool>>>, stop: Cancel
         tokio::task::yield_now().await;
     }
     while let Ok(socket) = bound.accept() {
-        target.load().arrive(socket, worker);
+        target.pool.load().arrive(socket, worker);
     }
 }
 

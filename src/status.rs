@@ -71,6 +71,8 @@ pub struct UpstreamStatus {
     pub up_since: ArcSwap<SystemTime>,
     /// Outages seen, newest last.
     pub outages: ArcSwap<Vec<Outage>>,
+    /// Held while the wait shown is brought up to date, so that of two who do, the later has the last word.
+    wait: Mutex<()>,
 }
 
 /// A time without any live link.
@@ -171,6 +173,7 @@ impl Status {
             learned_max_age: AtomicU64::new(0),
             up_since: ArcSwap::from_pointee(SystemTime::now()),
             outages: ArcSwap::default(),
+            wait: Mutex::default(),
         });
         self.upstreams.rcu(|all| {
             let mut all = BTreeMap::clone(all);
@@ -232,6 +235,17 @@ impl UpstreamStatus {
 
     pub fn remove_link(&self, id: u64) {
         self.links.rcu(|links| links.iter().filter(|link| link.id != id).cloned().collect::<Vec<_>>());
+    }
+
+    /// Shows the longest of the waits for a redial that are running now, 0 if none. Called when one begins or ends.
+    pub fn show_wait(&self) {
+        let _last_word = self.wait.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = |link: &Arc<LinkStatus>| {
+            let view = link.view();
+            view.retry_at?.duration_since(view.since).ok()
+        };
+        let longest = self.links().iter().filter_map(wait).max().unwrap_or_default();
+        self.metrics.retry_delay.set((longest.as_secs_f64() * 1000.0).round() / 1000.0);
     }
 
     /// Remembers an event, forgetting the oldest past the bound.

@@ -13,15 +13,17 @@ use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::config;
+use crate::config::{self, Endpoint};
 use crate::direct::in_use::Order;
 use crate::direct::link::{Ended, LinkTask};
 use crate::direct::pool::{Place, Pool, order};
 use crate::link::resolve::Resolver;
 use crate::link::sleep_until_or_never;
+use crate::metrics::LinkState;
 use crate::net::splice::Pipes;
 use crate::net::tls::ClientTls;
 use crate::status::{Event, Status};
+use crate::workers::restarted;
 
 /// The longest time between two looks at the connections in use.
 const LOOK: Duration = Duration::from_secs(1);
@@ -48,8 +50,11 @@ impl Upstream {
     ) -> Self {
         let pool = Pool::new(settings, process, resolver, workers, tls);
         let stop = CancellationToken::new();
-        let keeper = Keeper::new(pool.clone(), drain);
-        pool.worker().1.spawn(keeper.run(stop.clone()));
+        let keep = {
+            let (pool, stop) = (pool.clone(), stop.clone());
+            move || Keeper::new(pool.clone(), drain.clone()).run(stop.clone())
+        };
+        pool.worker().1.spawn(restarted(keep));
         Self { pool, stop }
     }
 
@@ -73,7 +78,7 @@ struct Keeper {
     places: HashMap<Id, Arc<Place>>,
     /// Told to stop and not yet gone.
     stopping: HashSet<Id>,
-    scout: Option<Id>,
+    scout: Option<(Id, Endpoint)>,
     panics: u32,
     last_panic: Option<Instant>,
     next_look: Option<Instant>,
@@ -197,24 +202,29 @@ impl Keeper {
         drop(endpoints);
         let (worker, handle) = self.pool.worker();
         let place = self.pool.new_place(worker);
-        let link = LinkTask::new(&self.pool, &place, 0, Some(endpoint));
+        let link = LinkTask::new(&self.pool, &place, 0, Some(endpoint.clone()));
         let id = self.links.spawn_on(link.run(), handle).id();
         self.places.insert(id, place);
-        self.scout = Some(id);
+        self.scout = Some((id, endpoint));
         None
     }
 
     /// As many links as `pool.size` asks for, no more.
     fn fill(&mut self) {
         let wanted = self.settings.borrow().pool.size;
-        let staying = |keeper: &Self| -> Vec<Id> {
-            let stays = |id: &&Id| Some(**id) != keeper.scout && !keeper.stopping.contains(*id);
-            keeper.places.keys().filter(stays).copied().collect()
-        };
-        for _ in staying(self).len()..wanted {
+        let stays = |(id, _): &(&Id, &Arc<Place>)| !self.is_scout(**id) && !self.stopping.contains(*id);
+        let mut staying: Vec<_> = self.places.iter().filter(stays).map(|(id, place)| (*id, place.id)).collect();
+        for _ in staying.len()..wanted {
             self.add_link(0);
         }
-        for id in staying(self).into_iter().skip(wanted) {
+        if staying.len() <= wanted {
+            return;
+        }
+        // Those that stand are kept first.
+        let links = self.pool.status.links();
+        let up: HashSet<u64> = links.iter().filter(|link| link.view().state == LinkState::Up).map(|l| l.id).collect();
+        staying.sort_by_key(|(_, link)| (!up.contains(link), *link));
+        for (id, _) in staying.into_iter().skip(wanted) {
             if let Some(place) = self.places.get(&id) {
                 place.tell(order::STOP);
                 self.stopping.insert(id);
@@ -240,27 +250,26 @@ impl Keeper {
     fn ended(&mut self, id: Id, ended: Ended) {
         self.places.remove(&id);
         self.stopping.remove(&id);
-        if self.scout == Some(id) {
-            self.scout = None;
-            if ended == Ended::Returned {
-                self.places.values().for_each(|place| place.tell(order::MOVE));
-            }
+        if self.scout_is_back(id) && ended == Ended::Returned {
+            self.places.values().for_each(|place| place.tell(order::MOVE));
         }
+    }
+
+    fn is_scout(&self, id: Id) -> bool {
+        self.scout.as_ref().is_some_and(|(scout, _)| *scout == id)
+    }
+
+    /// If that was the scout, the next one may go, when its time comes.
+    fn scout_is_back(&mut self, id: Id) -> bool {
+        let Some((_, endpoint)) = self.scout.take_if(|(scout, _)| *scout == id) else { return false };
+        self.pool.endpoints().scouted(&endpoint, &self.settings.borrow().retry, Instant::now());
+        true
     }
 
     /// A link's task panicked: the hook has counted and told it. Another takes its place, under backoff.
     fn panicked(&mut self, error: &tokio::task::JoinError) {
-        if let Some(place) = self.places.remove(&error.id()) {
-            if let Some(client) = self.pool.withdraw(&place) {
-                self.pool.come_again(client)
-            }
-            self.pool.status.remove_link(place.id);
-        }
-        if self.stopping.remove(&error.id()) {
-            return;
-        }
-        if self.scout == Some(error.id()) {
-            self.scout = None;
+        self.places.remove(&error.id());
+        if self.stopping.remove(&error.id()) || self.scout_is_back(error.id()) {
             return;
         }
         let now = Instant::now();
@@ -298,3 +307,6 @@ impl Keeper {
         self.pool.status.record(Event { at, kind, link: None, endpoint: None, reason: None, text });
     }
 }
+
+#[cfg(test)]
+mod tests;

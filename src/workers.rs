@@ -19,6 +19,8 @@ use crate::status::Status;
 const PULSE: Duration = Duration::from_secs(1);
 /// A pulse later than this means that the process, or this thread, did not run.
 const STALL: Duration = Duration::from_secs(1);
+/// The wait before a task that panicked is started again.
+const AFTER_PANIC: Duration = Duration::from_secs(1);
 
 /// How the threads are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +105,17 @@ impl Workers {
     }
 }
 
+/// Runs what `make` makes; if that panics (the process's hook tells and counts it), another one after a second. For the
+/// tasks that others depend on and nobody else would notice missing.
+pub async fn restarted<F: Future<Output = ()> + Send + 'static>(mut make: impl FnMut() -> F) {
+    loop {
+        match tokio::spawn(make()).await {
+            Err(error) if error.is_panic() => tokio::time::sleep(AFTER_PANIC).await,
+            Ok(()) | Err(_) => return,
+        }
+    }
+}
+
 async fn pulse(index: usize, status: &Status, stop: &CancellationToken) {
     let mut last = Instant::now();
     loop {
@@ -118,5 +131,24 @@ async fn pulse(index: usize, status: &Status, stop: &CancellationToken) {
             tracing::warn!(stalled = ?(now - last - PULSE), "this process was stopped or starved");
         }
         last = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn fault_61_a_task_that_panics_is_started_again_and_one_that_ends_is_not() {
+        let begun = tokio::time::Instant::now();
+        let mut runs = 0;
+        restarted(|| {
+            runs += 1;
+            let panics = runs < 3;
+            async move { assert!(!panics, "on purpose") }
+        })
+        .await;
+        assert_eq!(runs, 3);
+        assert_eq!(begun.elapsed(), 2 * AFTER_PANIC);
     }
 }

@@ -3,21 +3,15 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::server::{Server, deaf, echo};
-use common::{Everlink, PATIENCE, eventually, ping_pong, upstream};
+use common::{Everlink, PATIENCE, eventually, nobody, ping_pong, upstream};
 use everlink::config::{Beat, Expect};
 use everlink::metrics::{CloseReason, LinkState, LossReason, RefuseReason};
-
-fn connect(everlink: &Everlink) -> TcpStream {
-    let stream = TcpStream::connect(everlink.address()).expect("connected");
-    stream.set_read_timeout(Some(PATIENCE)).expect("set");
-    stream
-}
 
 fn pattern(length: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(length as u64);
@@ -28,7 +22,7 @@ fn pattern(length: usize) -> Vec<u8> {
 async fn bytes_pass_both_ways_and_both_ends_are_carried() {
     let server = Server::start(echo);
     let everlink = Everlink::start(upstream(server.address));
-    let mut client = connect(&everlink);
+    let mut client = everlink.connect();
     client.write_all(b"hello").expect("sent");
     client.shutdown(Shutdown::Write).expect("half-closed");
     let mut answer = Vec::new();
@@ -45,7 +39,7 @@ async fn megabytes_pass_both_ways_at_once_byte_for_byte() {
     let sent = Arc::new(pattern(64 << 20));
     let mut readers = Vec::new();
     for _ in 0..3 {
-        let mut client = connect(&everlink);
+        let mut client = everlink.connect();
         let (mut writer, bytes) = (client.try_clone().expect("cloned"), sent.clone());
         let expected = sent.clone();
         readers.push(std::thread::spawn(move || {
@@ -73,7 +67,7 @@ async fn fault_32_a_half_close_keeps_the_answer_whole() {
         stream.write_all(&pattern(8 << 20))
     });
     let everlink = Everlink::start(upstream(server.address));
-    let mut client = connect(&everlink);
+    let mut client = everlink.connect();
     client.write_all(b"question").expect("sent");
     client.shutdown(Shutdown::Write).expect("half-closed");
     let mut answer = Vec::new();
@@ -96,7 +90,7 @@ async fn fault_33_a_reset_is_carried_as_a_reset_both_ways() {
     });
     let everlink = Everlink::start(upstream(server.address));
 
-    let mut client = connect(&everlink);
+    let mut client = everlink.connect();
     client.write_all(b"x").expect("sent");
     eventually("carried", || everlink.upstream.metrics.connections.get() == 1).await;
     everlink::net::socket::reset_on_close(&client).expect("set");
@@ -115,7 +109,7 @@ async fn a_banner_of_the_server_reaches_the_client_in_order() {
     let everlink = Everlink::start(upstream(server.address));
     everlink.until_up(2).await;
     for _ in 0..20 {
-        let mut client = connect(&everlink);
+        let mut client = everlink.connect();
         client.write_all(b"HELO\r\n").expect("sent");
         client.shutdown(Shutdown::Write).expect("half-closed");
         let mut all = String::new();
@@ -140,7 +134,7 @@ async fn fault_31_a_client_that_does_not_read_is_kept_and_stalls_nobody() {
     let everlink = Everlink::start(upstream(server.address));
     let mut stalled = Vec::new();
     for _ in 0..8 {
-        let mut client = connect(&everlink);
+        let mut client = everlink.connect();
         client.write_all(b"b").expect("sent");
         stalled.push(client);
     }
@@ -154,7 +148,7 @@ async fn fault_31_a_client_that_does_not_read_is_kept_and_stalls_nobody() {
     })
     .await;
     for _ in 0..50 {
-        let mut client = connect(&everlink);
+        let mut client = everlink.connect();
         client.write_all(b"x").expect("sent");
         let mut answer = [0];
         client.read_exact(&mut answer).expect("answered");
@@ -170,12 +164,11 @@ async fn fault_31_a_client_that_does_not_read_is_kept_and_stalls_nobody() {
 
 #[tokio::test]
 async fn fault_03_a_client_waits_for_a_link_that_is_down_and_then_is_closed() {
-    let nobody = { std::net::TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address") };
-    let mut settings = upstream(nobody);
+    let mut settings = upstream(nobody());
     settings.limits.wait = Duration::from_millis(300);
     settings.limits.waiting = 2;
     let everlink = Everlink::start(settings);
-    let clients: Vec<_> = (0..3).map(|_| connect(&everlink)).collect();
+    let clients: Vec<_> = (0..3).map(|_| everlink.connect()).collect();
     eventually("the third is refused at once", || everlink.refused(RefuseReason::Limit) == 1).await;
     for mut client in clients {
         let mut rest = Vec::new();
@@ -187,10 +180,10 @@ async fn fault_03_a_client_waits_for_a_link_that_is_down_and_then_is_closed() {
 
 #[tokio::test]
 async fn fault_02_waiting_clients_are_carried_when_the_server_appears() {
-    let address = { std::net::TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address") };
+    let address = nobody();
     let everlink = Everlink::start(upstream(address));
     eventually("a dial has failed", || everlink.dials(everlink::metrics::DialOutcome::Refused) > 0).await;
-    let mut client = connect(&everlink);
+    let mut client = everlink.connect();
     client.write_all(b"late").expect("sent");
     let _server = Server::start_at(address, echo);
     let mut answer = [0; 4];
@@ -232,7 +225,7 @@ async fn ten_thousand_clients_never_see_a_byte_of_a_beat() {
         let everlink = everlink.clone();
         clients.push(std::thread::spawn(move || {
             for n in 0..1250 {
-                let mut client = connect(&everlink);
+                let mut client = everlink.connect();
                 let said = format!("{worker}-{n}\n");
                 client.write_all(said.as_bytes()).expect("sent");
                 client.shutdown(Shutdown::Write).expect("half-closed");
@@ -259,7 +252,7 @@ async fn the_tutorial_works_as_it_is_told() {
     everlink.until_up(2).await;
     eventually("beats are answered", || everlink.upstream.metrics.rtt.get_sample_count() >= 6).await;
     assert_eq!(everlink.upstream.metrics.beats_missed.get(), 0);
-    let mut client = connect(&everlink);
+    let mut client = everlink.connect();
     client.write_all(b"ping").expect("sent");
     let mut answer = [0; 4];
     client.read_exact(&mut answer).expect("answered");
@@ -301,7 +294,7 @@ async fn a_server_that_stops_answering_is_lost_by_heartbeat_and_found_again() {
 async fn a_deaf_server_keeps_its_client_without_beats() {
     let server = Server::start(deaf);
     let everlink = Everlink::start(upstream(server.address));
-    let mut client = connect(&everlink);
+    let mut client = everlink.connect();
     client.set_write_timeout(Some(Duration::from_millis(300))).expect("set");
     while client.write(&[0; 65536]).is_ok() {}
     assert_eq!(everlink.upstream.metrics.connections.get(), 1);

@@ -48,9 +48,9 @@ impl Ages {
             return;
         }
         for (age, at) in std::mem::take(&mut self.pending) {
-            match self.confirmed.last() {
+            match self.confirmed.last_mut() {
                 // Several at once count as one, and for the shortest of them.
-                Some(&(_, last)) if at.saturating_duration_since(last) < APART => {}
+                Some((known, last)) if at.saturating_duration_since(*last) < APART => *known = age.min(*known),
                 _ => self.confirmed.push((age, at)),
             }
         }
@@ -122,6 +122,12 @@ mod tests {
     #[test]
     fn a_restart_that_ends_all_at_one_moment_teaches_nothing() {
         assert_eq!(after(&[(60.0, 60.0), (60.1, 60.0), (60.2, 60.0), (60.3, 60.0)], true), None);
+    }
+
+    #[test]
+    fn of_several_ends_at_one_moment_the_shortest_age_counts() {
+        let ends = [(60.0, 60.0), (60.1, 55.0), (120.5, 60.2), (181.0, 61.0)];
+        assert_eq!(after(&ends, true), Some(secs(44.0)));
     }
 
     #[test]

@@ -58,6 +58,8 @@ struct Half {
     since_wait: usize,
     /// Bytes moved and not yet counted.
     uncounted: u64,
+    /// A TLS sink has taken bytes that its socket has not.
+    unflushed: bool,
     stage: Stage,
 }
 
@@ -189,7 +191,13 @@ impl Half {
             Stage::Open | Stage::Ended => {}
         }
         if !self.pending.is_empty() {
-            return self.flush(cx, sink);
+            return self.write(cx, sink);
+        }
+        if self.unflushed {
+            match self.flush(cx, sink) {
+                Poll::Ready(Step::Moved) => {}
+                other => return other,
+            }
         }
         if self.lent.as_ref().is_some_and(|lent| lent.held() > 0) {
             return self.drain(cx, sink);
@@ -232,10 +240,8 @@ impl Half {
             self.uncounted += taken as u64;
             if taken < bytes.len() {
                 self.pending = bytes[taken..].to_vec();
-            } else if !sink.is_plain() {
-                // TLS may keep the last record to itself until it is asked; a pending flush goes on with the next step.
-                let _ = Pin::new(&mut *sink).poll_flush(cx);
             }
+            self.unflushed = !sink.is_plain();
             Poll::Ready(Step::Moved)
         })
     }
@@ -275,8 +281,20 @@ impl Half {
         }
     }
 
+    /// TLS may keep the last records to itself until it is asked, however long the source is silent after them.
     fn flush(&mut self, cx: &mut Context<'_>, sink: &mut Stream) -> Poll<Step> {
-        match Pin::new(sink).poll_write(cx, &self.pending[self.written..]) {
+        match Pin::new(sink).poll_flush(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(_)) => self.break_off(),
+            Poll::Ready(Ok(())) => {
+                self.unflushed = false;
+                Poll::Ready(Step::Moved)
+            }
+        }
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>, sink: &mut Stream) -> Poll<Step> {
+        match Pin::new(&mut *sink).poll_write(cx, &self.pending[self.written..]) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(_)) => self.break_off(),
             Poll::Ready(Ok(taken)) => {
@@ -285,6 +303,7 @@ impl Half {
                 if self.written == self.pending.len() {
                     self.pending = Vec::new();
                     self.written = 0;
+                    self.unflushed = !sink.is_plain();
                 }
                 Poll::Ready(Step::Moved)
             }

@@ -38,6 +38,8 @@ struct Lines {
 struct Outgoing {
     bytes: Vec<u8>,
     written: usize,
+    /// A TLS sink has taken bytes that its socket has not.
+    unflushed: bool,
     shut: bool,
 }
 
@@ -223,7 +225,14 @@ impl Outgoing {
         if self.written > 0 {
             self.bytes = Vec::new();
             self.written = 0;
-            let _ = Pin::new(&mut *sink).poll_flush(cx)?;
+            self.unflushed = !sink.is_plain();
+        }
+        if self.unflushed {
+            match Pin::new(&mut *sink).poll_flush(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(flushed) => flushed?,
+            }
+            self.unflushed = false;
         }
         if source_ended && !self.shut {
             match Pin::new(sink).poll_shutdown(cx) {

@@ -3,17 +3,23 @@
 use std::io;
 use std::net::Shutdown;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime::Handle;
 
 use super::pool::Pool;
-use crate::net::descriptors::Held;
+use crate::net::descriptors::{Held, RESERVED};
 use crate::net::stream::Stream;
 
 /// How long an ordered end waits for the other side's.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// Refused clients who are given that time, at once; half of the descriptors that are kept back for everything but
+/// clients. In a storm the rest is closed at once, and whoever has sent something already may read a reset.
+const LINGERING: usize = RESERVED / 2;
 
 /// The accepted socket, not yet bound to any runtime.
 #[derive(Debug)]
@@ -56,11 +62,36 @@ impl Socket {
             Self::Tcp(socket) => socket.shutdown(Shutdown::Write),
             Self::Unix(socket) => socket.shutdown(Shutdown::Write),
         };
+        // Where tasks are being ended, this is one more.
+        let Ok(runtime) = Handle::try_current() else { return };
         if ended.is_ok()
+            && let Some(lingering) = Lingering::one_more()
             && let Ok(stream) = self.into_stream()
         {
-            tokio::spawn(read_to_the_end(stream));
+            runtime.spawn(async move {
+                read_to_the_end(stream).await;
+                drop(lingering);
+            });
         }
+    }
+}
+
+/// One of the refused who are still read to their end.
+struct Lingering;
+
+static REFUSED: AtomicUsize = AtomicUsize::new(0);
+
+impl Lingering {
+    fn one_more() -> Option<Self> {
+        let made = Self;
+        // Counted before the look, uncounted by the drop.
+        (REFUSED.fetch_add(1, Ordering::Relaxed) < LINGERING).then_some(made)
+    }
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        REFUSED.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -16,16 +16,18 @@ struct Known {
     failed: u32,
     /// When a scout may try it again.
     retry_at: Option<Instant>,
-    /// Connections to it, warm and in use.
+    /// Connections to it: warm, in use, being made.
     connections: usize,
-    /// Those of them that have proven themselves.
-    proven: usize,
+    /// Those of them that are proven.
+    live: usize,
 }
 
 /// The endpoints of one upstream.
 #[derive(Debug)]
 pub struct Endpoints {
     known: Vec<Known>,
+    /// Removed by an edit, but with connections still open: one that comes back is found to have them.
+    leaving: Vec<Known>,
     balance: Balance,
     turn: usize,
     random: fastrand::Rng,
@@ -33,7 +35,8 @@ pub struct Endpoints {
 
 impl Endpoints {
     pub fn new(endpoints: &[Endpoint], balance: Balance, seed: u64) -> Self {
-        let mut made = Self { known: Vec::new(), balance, turn: 0, random: fastrand::Rng::with_seed(seed) };
+        let mut made =
+            Self { known: Vec::new(), leaving: Vec::new(), balance, turn: 0, random: fastrand::Rng::with_seed(seed) };
         made.replace(endpoints, balance);
         made
     }
@@ -41,14 +44,17 @@ impl Endpoints {
     /// Takes an edited list; what is known of those that stay is kept.
     pub fn replace(&mut self, endpoints: &[Endpoint], balance: Balance) {
         let mut old = std::mem::take(&mut self.known);
+        old.append(&mut self.leaving);
         self.balance = balance;
         self.known = endpoints
             .iter()
             .map(|endpoint| match old.iter().position(|known| known.endpoint.address == endpoint.address) {
                 Some(at) => Known { endpoint: endpoint.clone(), ..old.swap_remove(at) },
-                None => Known { endpoint: endpoint.clone(), failed: 0, retry_at: None, connections: 0, proven: 0 },
+                None => Known { endpoint: endpoint.clone(), failed: 0, retry_at: None, connections: 0, live: 0 },
             })
             .collect();
+        old.retain(|known| known.connections > 0);
+        self.leaving = old;
     }
 
     pub fn contains(&self, endpoint: &Endpoint) -> bool {
@@ -105,45 +111,72 @@ impl Endpoints {
         self.find(endpoint).is_some_and(|i| self.known[i].failed > 0)
     }
 
-    pub fn connected(&mut self, endpoint: &Endpoint) {
-        if let Some(i) = self.find(endpoint) {
-            self.known[i].connections += 1;
+    /// Whether every endpoint counts as failing: then whoever gets through clears its name, for no scout will.
+    pub fn are_all_failing(&self) -> bool {
+        self.known.iter().all(|known| known.failed > 0)
+    }
+
+    /// A connection to it is being made, and still to be proven.
+    pub fn dialled(&mut self, endpoint: &Endpoint) {
+        if let Some(known) = self.counted(endpoint) {
+            known.connections += 1;
         }
     }
 
+    /// A connection to it is proven.
     pub fn proven(&mut self, endpoint: &Endpoint) {
-        if let Some(i) = self.find(endpoint) {
-            self.known[i].proven += 1;
+        if let Some(known) = self.counted(endpoint) {
+            known.live += 1;
         }
     }
 
-    /// A connection is gone, proven or not. Returns how many proven ones are left.
-    pub fn disconnected(&mut self, endpoint: &Endpoint, proven: bool) -> usize {
-        let Some(i) = self.find(endpoint) else { return 0 };
-        let known = &mut self.known[i];
-        known.connections = known.connections.saturating_sub(1);
-        known.proven = known.proven.saturating_sub(usize::from(proven));
-        known.proven
+    /// A connection to it is gone, or came to nothing. `proven`: it was.
+    pub fn disconnected(&mut self, endpoint: &Endpoint, proven: bool) {
+        if let Some(known) = self.counted(endpoint) {
+            known.connections = known.connections.saturating_sub(1);
+            known.live = known.live.saturating_sub(usize::from(proven));
+        }
+        self.leaving.retain(|known| known.connections > 0);
+    }
+
+    /// Whether a proven connection to it stands.
+    pub fn is_live(&self, endpoint: &Endpoint) -> bool {
+        self.find(endpoint).is_some_and(|i| self.known[i].live > 0)
+    }
+
+    fn counted(&mut self, endpoint: &Endpoint) -> Option<&mut Known> {
+        let mut all = self.known.iter_mut().chain(&mut self.leaving);
+        all.find(|known| known.endpoint.address == endpoint.address)
     }
 
     /// A failing endpoint whose time for a scout has come, if another one is well (else the links themselves find out);
     /// with priorities only one better than the best that is well. Marks it as being tried.
     pub fn scout(&mut self, now: Instant) -> Option<Endpoint> {
-        let best = self.known.iter().filter(|known| known.failed == 0).map(|known| known.endpoint.priority).min()?;
-        let due = self.known.iter_mut().find(|known| {
-            let wanted = self.balance != Balance::Priority || known.endpoint.priority <= best;
-            wanted && known.retry_at.is_some_and(|at| at <= now)
-        })?;
-        due.retry_at = None;
-        Some(due.endpoint.clone())
+        let due = |known: &&Known| known.retry_at.is_some_and(|at| at <= now);
+        let endpoint = self.worth_scouting().find(due)?.endpoint.clone();
+        if let Some(i) = self.find(&endpoint) {
+            self.known[i].retry_at = None;
+        }
+        Some(endpoint)
     }
 
     /// When to ask for a scout again.
     pub fn next_scout(&self) -> Option<Instant> {
-        if self.known.iter().all(|known| known.failed > 0) {
-            return None;
+        self.worth_scouting().filter_map(|known| known.retry_at).min()
+    }
+
+    /// A scout is back. If it brought nothing, whatever the cause, the next one waits as after any other failure.
+    pub fn scouted(&mut self, endpoint: &Endpoint, retry: &Retry, now: Instant) {
+        if self.find(endpoint).is_some_and(|i| self.known[i].failed > 0 && self.known[i].retry_at.is_none()) {
+            self.failed(endpoint, retry, now);
         }
-        self.known.iter().filter_map(|known| known.retry_at).min()
+    }
+
+    fn worth_scouting(&self) -> impl Iterator<Item = &Known> {
+        let best = self.known.iter().filter(|known| known.failed == 0).map(|known| known.endpoint.priority).min();
+        let by_priority = self.balance == Balance::Priority;
+        let wanted = move |known: &&Known| best.is_some_and(|best| !by_priority || known.endpoint.priority <= best);
+        self.known.iter().filter(|known| known.failed > 0).filter(wanted)
     }
 
     /// Whether a link to `endpoint` should move, because a better one is well.
@@ -200,6 +233,9 @@ mod tests {
         let due = all.next_scout().expect("one is due");
         assert_eq!(all.scout(due), Some(a.clone()));
         assert_eq!(all.scout(due), None, "one scout at a time");
+        assert!(!all.are_all_failing(), "a scout's first connection clears no name");
+        all.scouted(&a, &retry(), due);
+        assert!(all.next_scout().is_some_and(|next| next > due), "one that brought nothing is followed by another");
         all.recovered(&a);
         assert_eq!(names(&all.order()), ["a", "b"]);
         assert!(all.is_outdone(&b));
@@ -227,7 +263,7 @@ mod tests {
         let mut all = Endpoints::new(&list, Balance::LeastConnections, 0);
         for _ in 0..30 {
             let first = all.order()[0].clone();
-            all.connected(&first);
+            all.dialled(&first);
         }
         assert!(all.known.iter().all(|known| known.connections == 10));
     }
@@ -237,15 +273,43 @@ mod tests {
         let (a, b, c) = (endpoint("a", 1), endpoint("b", 2), endpoint("c", 3));
         let mut all = Endpoints::new(&[a.clone(), b.clone()], Balance::Priority, 0);
         all.failed(&a, &retry(), Instant::now());
-        for _ in 0..2 {
-            all.connected(&b);
-            all.proven(&b);
-        }
-        all.connected(&b);
+        all.dialled(&b);
         all.replace(&[c, b.clone(), a.clone()], Balance::Priority);
         assert_eq!(names(&all.order()), ["b", "c", "a"]);
-        assert_eq!(all.disconnected(&b, false), 2);
-        assert_eq!(all.disconnected(&b, true), 1);
+        assert_eq!(all.known[1].connections, 1);
         assert!(all.is_failing(&a));
+    }
+    #[test]
+    fn an_endpoint_nobody_would_move_to_asks_for_no_scout() {
+        let (a, b) = (endpoint("a", 1), endpoint("b", 2));
+        let mut all = Endpoints::new(&[a.clone(), b.clone()], Balance::Priority, 0);
+        let now = Instant::now();
+        all.failed(&a, &retry(), now);
+        all.failed(&b, &retry(), now);
+        all.recovered(&a);
+        assert_eq!(all.next_scout(), None, "or the keeper would never sleep");
+        assert_eq!(all.scout(now + Duration::from_secs(60)), None);
+    }
+
+    #[test]
+    fn an_endpoint_that_comes_back_has_the_connections_it_left_with() {
+        let (a, b) = (endpoint("a", 1), endpoint("b", 1));
+        let mut all = Endpoints::new(&[a.clone(), b.clone()], Balance::LeastConnections, 0);
+        all.dialled(&b);
+        all.proven(&b);
+        all.replace(std::slice::from_ref(&a), Balance::LeastConnections);
+        assert!(!all.contains(&b) && !all.is_live(&b));
+        all.replace(&[a.clone(), b.clone()], Balance::LeastConnections);
+        assert!(all.is_live(&b));
+        all.dialled(&b);
+        all.proven(&b);
+        all.disconnected(&b, true);
+        assert!(all.is_live(&b), "the old one's end is not the new one's");
+        all.disconnected(&b, true);
+        assert!(!all.is_live(&b));
+        all.dialled(&b);
+        all.replace(&[a], Balance::LeastConnections);
+        all.disconnected(&b, false);
+        assert!(all.leaving.is_empty(), "nothing is kept of what has gone for good");
     }
 }

@@ -315,3 +315,43 @@ impl Drop for Registered {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{Beat, Heartbeat};
+
+    fn heartbeat() -> Heartbeat {
+        let (interval, timeout) = (Duration::from_secs(5), Duration::from_secs(3));
+        Heartbeat { interval, timeout, misses: 3, beat: Beat::Kernel, in_use: config::InUse::Off }
+    }
+
+    #[test]
+    fn idle_is_told_after_so_many_looks_without_a_byte_and_only_then() {
+        let all = Arc::new(InUse::default());
+        let (silent, busy) = (all.register(None, None, true), all.register(None, None, true));
+        for _ in 0..4 {
+            busy.moved(true, false);
+            let seen = all.look(&heartbeat(), false, Some(4), false);
+            assert_eq!((seen.open, seen.idle), (2, 0));
+        }
+        busy.moved(false, true);
+        let seen = all.look(&heartbeat(), false, Some(4), false);
+        assert_eq!((seen.idle, seen.received), (1, true));
+        assert_eq!((silent.carried.order(), busy.carried.order()), (Order::Idle, Order::None));
+    }
+
+    #[test]
+    fn an_end_once_told_is_not_taken_back() {
+        let all = Arc::new(InUse::default());
+        let one = all.register(None, None, true);
+        one.carried.tell(Order::EmptyPipe);
+        assert_eq!((one.carried.order(), one.carried.order()), (Order::EmptyPipe, Order::None), "told once");
+        assert_eq!(all.tell_all(Order::Dead), 1);
+        all.tell_all(Order::Drained);
+        one.carried.tell(Order::EmptyPipe);
+        assert_eq!(one.carried.order(), Order::Dead);
+    }
+}

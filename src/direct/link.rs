@@ -16,13 +16,14 @@ use tokio::sync::watch;
 use super::beat::{Dialogue, Heard};
 use super::client::{Client, close_in_order};
 use super::pool::{Alive, Opened, Place, Pool, order};
+use super::watch::unanswered;
 use crate::config::{self, Endpoint, Upstream};
 use crate::link::dial::DialError;
 use crate::link::heartbeat::{Delivery, Heartbeat, Verdict};
 use crate::link::sleep_until_or_never;
 use crate::link::state::{self, Action, Input, State, TOO_SHORT};
-use crate::metrics::{DialOutcome, LinkState, LossReason};
-use crate::net::socket::SUSTAIN_AFTER;
+use crate::metrics::{DialOutcome, Label, LinkState, LossReason};
+use crate::net::socket::{Keepalive, SUSTAIN_AFTER};
 use crate::status::{Event, LinkStatus};
 
 /// After a connect the server may speak first; a beat sent before that would take its greeting for an answer. This much
@@ -30,6 +31,8 @@ use crate::status::{Event, LinkStatus};
 const GREETING: Duration = Duration::from_millis(20);
 /// `max_age` is shortened by up to this share, so that links made together are not renewed together.
 const AGE_SPREAD: f64 = 0.1;
+/// A link that flaps tells of its suspicions once in so long; more often would fill the log and push out every other event.
+const SUSPICION_TOLD: Duration = Duration::from_secs(60);
 /// A renewal that failed is tried again after this; the old connection serves on meanwhile.
 const RENEW_AGAIN: Duration = Duration::from_secs(10);
 
@@ -74,6 +77,7 @@ pub struct LinkTask {
     trusting: bool,
     /// Keeps the upstream up while a connection handed out, or ended by the server's own timer, is replaced.
     refill: Option<Alive>,
+    told_suspicion: Option<Instant>,
     /// A scout dials this endpoint only, and is content once it has stood so long.
     scout: Option<(Endpoint, Duration)>,
 }
@@ -131,6 +135,7 @@ impl LinkTask {
             lost: false,
             trusting: false,
             refill: None,
+            told_suspicion: None,
             scout: scout.map(|endpoint| (endpoint, standing)),
         }
     }
@@ -184,10 +189,7 @@ impl LinkTask {
             self.handle(now, Input::Retry);
         }
         if orders & order::MOVE != 0 {
-            let outdone = |c: &Connection| self.pool.endpoints().is_outdone(&c.opened.endpoint);
-            if self.connection.as_ref().is_some_and(outdone) {
-                self.renew(LossReason::Aged);
-            }
+            self.move_if_outdone();
         }
         if let Some(client) = self.place.take_given() {
             if let Some(connection) = &mut self.connection {
@@ -208,6 +210,9 @@ impl LinkTask {
             connection.look_at = connection.look_at.min(now + new.heartbeat.interval);
             connection.dialogue.retune(&new.heartbeat.beat);
         }
+        if self.scout.as_ref().is_some_and(|(endpoint, _)| !self.pool.endpoints().contains(endpoint)) {
+            return self.handle(now, Input::Stop);
+        }
         let removed = |c: &Connection| !self.pool.endpoints().contains(&c.opened.endpoint);
         if self.connection.as_ref().is_some_and(removed) {
             self.give_up(now, LossReason::Reload);
@@ -220,15 +225,11 @@ impl LinkTask {
         self.publish();
     }
 
-    fn opened(&mut self, now: Instant, mut opened: Opened) {
+    fn opened(&mut self, now: Instant, opened: Opened) {
         if self.scout.is_none() && !self.pool.endpoints().contains(&opened.endpoint) {
             // Removed by an edit while it was dialled.
             tokio::spawn(close_in_order(opened.stream));
             return self.start_dial();
-        }
-        if self.connection.is_some() {
-            // Before the one that it replaces goes, or the upstream would be down for a moment.
-            opened.tie.stand();
         }
         let settings = self.settings.borrow().clone();
         let mut heartbeat = Heartbeat::new(&settings.heartbeat, now, &mut self.random);
@@ -297,9 +298,18 @@ impl LinkTask {
             Heard::Part => {}
             Heard::Banner => {
                 connection.heartbeat.heard(now);
-                if matches!(self.machine.state(), State::Proving { .. }) && !connection.dialogue.must_hear_first() {
+                if connection.dialogue.must_hear_first() {
+                    return;
+                }
+                if matches!(self.machine.state(), State::Proving { .. }) {
                     self.pool.learn_that_it_speaks_first();
                     connection.first_beat = connection.first_beat.map(|at| at.min(now + GREETING));
+                } else if connection.dialogue.owed() == 0 && connection.heartbeat.is_outstanding() {
+                    // The greeting that was waited for instead of an answer.
+                    connection.heartbeat.answered(now);
+                    connection.misses = 0;
+                    self.handle(now, Input::Answered);
+                    self.offer(now);
                 }
             }
             Heard::Answered => {
@@ -316,10 +326,12 @@ impl LinkTask {
                     connection.opened.rtt = trip;
                 }
                 let proving = matches!(self.machine.state(), State::Proving { .. });
+                self.pool.answers(true);
                 self.handle(now, Input::Answered);
                 if proving {
                     return self.came_up(now);
                 }
+                self.publish();
                 self.offer(now);
             }
             Heard::NotNow(what) => {
@@ -347,33 +359,34 @@ impl LinkTask {
 
     /// The connection ended, by the server or by an error.
     fn ended(&mut self, now: Instant, error: Option<io::Error>) {
+        // A TLS server may leave its farewell out; with no client there are no bytes that could be missing.
+        let error = error.filter(|error| error.kind() != io::ErrorKind::UnexpectedEof);
+        let what = error.as_ref().map_or("the server ended the connection".to_owned(), io::Error::to_string);
         if matches!(self.machine.state(), State::Proving { .. }) {
-            let what =
-                error.map_or("ended before it was proven".to_owned(), |e| format!("ended before it was proven: {e}"));
-            return self.proof_failed(now, DialOutcome::Refused, &what);
+            return self.proof_failed(now, DialOutcome::Refused, &format!("ended before it was proven: {what}"));
         }
-        match error {
-            None => {
-                let age =
-                    self.connection.as_ref().map_or(Duration::ZERO, |c| now.saturating_duration_since(c.opened.at));
-                if age >= TOO_SHORT {
-                    // The server's own timer, most likely: renewal, and not down until a dial fails.
-                    self.refill = Some(self.pool.stay_alive());
-                    self.pool.ages().ended(age, now);
-                }
-                self.lose(now, LossReason::Closed, "the server ended the connection");
-            }
-            Some(error) => {
-                let reason = match error.kind() {
-                    io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => LossReason::Reset,
-                    // Only keepalive ends an idle connection like this.
-                    io::ErrorKind::TimedOut => LossReason::Heartbeat,
-                    io::ErrorKind::UnexpectedEof => LossReason::Closed,
-                    _ => LossReason::Error,
-                };
-                self.lose(now, reason, &error.to_string());
-            }
+        let Some(connection) = &self.connection else { return };
+        let age = now.saturating_duration_since(connection.opened.at);
+        if age < TOO_SHORT {
+            // It was never any good: the next dial tries another endpoint first.
+            let endpoint = connection.opened.endpoint.clone();
+            self.pool.trouble(&endpoint, format!("{}: ended after {age:?}: {what}", endpoint.name));
         }
+        let reason = match error.map(|error| error.kind()) {
+            None if age >= TOO_SHORT => {
+                // The server's own timer, most likely: renewal, and not down until a dial fails.
+                self.refill = Some(self.pool.stay_alive());
+                self.pool.ages().ended(age, now);
+                self.tell_of_loss(now, LossReason::Closed, &what);
+                return self.handle(now, Input::Ended);
+            }
+            None => LossReason::Closed,
+            Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => LossReason::Reset,
+            // Only keepalive ends an idle connection like this.
+            Some(io::ErrorKind::TimedOut) => LossReason::Heartbeat,
+            Some(_) => LossReason::Error,
+        };
+        self.lose(now, reason, &what);
     }
 
     fn due(&mut self, now: Instant) {
@@ -395,6 +408,13 @@ impl LinkTask {
         }
         if connection.heartbeat.next_deadline() > now {
             return;
+        }
+        if connection.dialogue.owed() == 0 && connection.dialogue.is_spent() {
+            // Asked often enough. Unless it is being renewed, it is not kept unproven either.
+            if self.renewing.is_none() {
+                return self.give_up(now, LossReason::Aged);
+            }
+            return connection.heartbeat.heard(now);
         }
         // From here on a beat is or will be out, so no client may be given this connection.
         if let Some(client) = self.withdraw() {
@@ -452,6 +472,10 @@ impl LinkTask {
 
     fn beat(&mut self, now: Instant) {
         let Some(connection) = &mut self.connection else { return };
+        if connection.dialogue.must_hear_first() {
+            // Its greeting is due, as an answer would be; to speak before would be rude, and its greeting no answer.
+            return connection.heartbeat.sent(now);
+        }
         connection.dialogue.retune(&self.settings.borrow().heartbeat.beat);
         let bytes = connection.dialogue.beat();
         let sent = write_now(&mut connection.opened.stream, bytes);
@@ -469,10 +493,23 @@ impl LinkTask {
         if connection.look_at > now {
             return;
         }
-        let probes = connection.opened.stream.tcp_info().map_or(0, |info| u32::from(info.probes));
-        connection.misses = probes;
-        connection.look_at = now + if probes > 0 { settings.timeout } else { settings.interval };
-        self.handle(now, if probes > 0 { Input::Missed } else { Input::Answered });
+        let keepalive = Keepalive::from_heartbeat(&settings);
+        let info = connection.opened.stream.tcp_info();
+        connection.misses = info.as_ref().map_or(0, |info| unanswered(info.probes, info.last_ack_received, &keepalive));
+        let unsure = connection.misses > 0 || info.is_ok_and(|info| info.probes > 0);
+        connection.look_at = now + if unsure { settings.timeout } else { settings.interval };
+        if connection.misses == 0 {
+            self.handle(now, Input::Answered);
+            return self.offer(now);
+        }
+        // As with a beat that went unanswered: no client is given a connection that may be dead.
+        match self.withdraw() {
+            Some(client) => self.hand_out(now, client),
+            None => {
+                self.handle(now, Input::Missed);
+                self.publish();
+            }
+        }
     }
 
     fn judged(&mut self, now: Instant, verdict: Verdict, what: &str) {
@@ -484,7 +521,10 @@ impl LinkTask {
         }
         match verdict {
             Verdict::Dead => self.lose(now, LossReason::Heartbeat, what),
-            Verdict::Missed => self.handle(now, Input::Missed),
+            Verdict::Missed => {
+                self.handle(now, Input::Missed);
+                self.publish();
+            }
             Verdict::Quiet | Verdict::Beat => {}
         }
     }
@@ -492,12 +532,11 @@ impl LinkTask {
     // ---- coming and going ----
 
     fn came_up(&mut self, now: Instant) {
-        if let Some(connection) = &mut self.connection {
-            connection.opened.tie.stand();
-        }
-        let Some(connection) = &self.connection else { return };
+        let Some(connection) = &mut self.connection else { return };
+        connection.opened.tie.prove();
         self.pool.proven(&connection.opened.endpoint);
         self.refill = None;
+        let Some(connection) = &self.connection else { return };
         if !self.trusting {
             let told = self.pool.may_tell(now);
             if told {
@@ -524,6 +563,15 @@ impl LinkTask {
         self.trusting = true;
         self.publish();
         self.offer(now);
+        self.move_if_outdone();
+    }
+
+    /// Renews the link at a better endpoint that is well by now.
+    fn move_if_outdone(&mut self) {
+        let outdone = |c: &Connection| self.pool.endpoints().is_outdone(&c.opened.endpoint);
+        if self.is_up() && self.scout.is_none() && self.connection.as_ref().is_some_and(outdone) {
+            self.renew(LossReason::Aged);
+        }
     }
 
     fn offer(&mut self, now: Instant) {
@@ -534,12 +582,13 @@ impl LinkTask {
         if connection.offered || connection.dialogue.owed() > 0 {
             return;
         }
-        if connection.dialogue.is_spent() {
-            return self.renew(LossReason::Aged);
-        }
+        let spent = connection.dialogue.is_spent();
         match self.pool.offer(&self.place) {
-            Some(client) => self.hand_out(now, client),
+            Some(client) => return self.hand_out(now, client),
             None => connection.offered = true,
+        }
+        if spent {
+            self.renew(LossReason::Aged);
         }
     }
 
@@ -590,6 +639,14 @@ impl LinkTask {
 
     /// The connection is gone, or is given up: counted, told, and dialled again when the backoff says so.
     fn lose(&mut self, now: Instant, reason: LossReason, what: &str) {
+        if matches!(reason, LossReason::Heartbeat | LossReason::Protocol) {
+            self.pool.answers(false);
+        }
+        self.tell_of_loss(now, reason, what);
+        self.handle(now, Input::Lost);
+    }
+
+    fn tell_of_loss(&mut self, now: Instant, reason: LossReason, what: &str) {
         if let Some(client) = self.withdraw() {
             self.pool.come_again(client);
         }
@@ -603,18 +660,14 @@ impl LinkTask {
             if reason == LossReason::Heartbeat {
                 let _ = connection.opened.stream.reset_on_close();
             }
-            use crate::metrics::Label;
+            let (upstream, link, endpoint) = (&self.pool.name, self.place.id, &connection.opened.endpoint.name);
+            let word = reason.name();
             let told = self.pool.may_tell(now);
-            tell!(
-                told,
-                warn,
-                upstream = self.pool.name,
-                link = self.place.id,
-                endpoint = connection.opened.endpoint.name,
-                reason = reason.name(),
-                ?lived,
-                "link lost: {what}"
-            );
+            if self.refill.is_some() {
+                tell!(told, info, upstream, link, endpoint, reason = word, ?lived, "link is renewed: {what}");
+            } else {
+                tell!(told, warn, upstream, link, endpoint, reason = word, ?lived, "link lost: {what}");
+            }
             if told {
                 self.record("lost", Some(reason), what.to_owned());
             }
@@ -624,7 +677,6 @@ impl LinkTask {
         self.lost = true;
         self.trusting = false;
         self.renewing = None;
-        self.handle(now, Input::Lost);
     }
 
     /// The connection goes on purpose, and the next one is dialled at once.
@@ -634,8 +686,10 @@ impl LinkTask {
         }
         let Some(old) = self.connection.take() else { return };
         self.observe_lifetime(now, &old);
-        self.pool.status.metrics.lose(reason);
-        self.refill = Some(self.pool.stay_alive());
+        if self.is_up() {
+            self.pool.status.metrics.lose(reason);
+            self.refill = Some(self.pool.stay_alive());
+        }
         tokio::spawn(close_in_order(old.opened.stream));
         if let Some(Action::Dial) = self.machine.handle(now, Input::HandedOut) {
             self.start_dial();
@@ -654,8 +708,8 @@ impl LinkTask {
     }
 
     fn proof_failed(&mut self, now: Instant, outcome: DialOutcome, what: &str) {
-        if let Some(connection) = &self.connection {
-            self.pool.status.metrics.dial(outcome);
+        if let Some(connection) = &mut self.connection {
+            connection.opened.tie.fail(outcome);
             let endpoint = connection.opened.endpoint.clone();
             self.pool.trouble(&endpoint, format!("{}: {what}", endpoint.name));
         }
@@ -705,7 +759,6 @@ impl LinkTask {
             self.pool.status.metrics.lose(reason);
             tokio::spawn(close_in_order(old.opened.stream));
         }
-        self.pool.status.remove_link(self.place.id);
         ended
     }
 
@@ -730,17 +783,9 @@ impl LinkTask {
         let after = self.machine.state();
         if before != after {
             match (before, after) {
-                (State::Up { .. }, State::Suspect { .. }) => {
-                    self.record("suspect", None, "a heartbeat went unanswered".to_owned());
-                    tell!(
-                        self.pool.may_tell(now),
-                        info,
-                        upstream = self.pool.name,
-                        link = self.place.id,
-                        "link suspect: a heartbeat went unanswered"
-                    );
-                }
+                (State::Up { .. }, State::Suspect { .. }) => self.tell_of_suspicion(now),
                 (_, State::Failed) => {
+                    self.refill = None;
                     self.record("failed", None, "the attempts are used up".to_owned());
                     tracing::error!(
                         upstream = self.pool.name,
@@ -752,6 +797,19 @@ impl LinkTask {
                 _ => {}
             }
             self.publish();
+        }
+    }
+
+    fn tell_of_suspicion(&mut self, now: Instant) {
+        let (upstream, link) = (&self.pool.name, self.place.id);
+        if self.told_suspicion.is_some_and(|told| now.saturating_duration_since(told) < SUSPICION_TOLD) {
+            return tracing::debug!(upstream, link, "link suspect: a heartbeat went unanswered");
+        }
+        let told = self.pool.may_tell(now);
+        tell!(told, info, upstream, link, "link suspect: a heartbeat went unanswered");
+        self.told_suspicion = Some(now);
+        if told {
+            self.record("suspect", None, "a heartbeat went unanswered".to_owned());
         }
     }
 
@@ -822,7 +880,7 @@ impl LinkTask {
             State::Failed => (LinkState::Failed, 0, None),
             State::Closed => (LinkState::Draining, 0, None),
         };
-        self.pool.status.metrics.retry_delay.set(wait.map_or(0.0, |wait| wait.as_secs_f64()));
+        let waited = self.status.view().retry_at.is_some();
         self.status.update(|view| {
             view.state = shown;
             view.attempt = attempt;
@@ -834,6 +892,20 @@ impl LinkTask {
                 view.rtt = Some(connection.opened.rtt);
             }
         });
+        if waited || wait.is_some() {
+            self.pool.status.show_wait();
+        }
+    }
+}
+
+/// However the task ends, by a panic or an abort too: nobody is sent here any more, and a client who was is not lost.
+impl Drop for LinkTask {
+    fn drop(&mut self) {
+        if let Some(client) = self.pool.withdraw(&self.place) {
+            self.pool.come_again(client);
+        }
+        self.pool.status.remove_link(self.place.id);
+        self.pool.status.show_wait();
     }
 }
 

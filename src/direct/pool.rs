@@ -1,7 +1,7 @@
 //! The warm links of one upstream, and the clients who come for them.
 //!
 //! A link offers itself here whenever it could be handed out; a client takes the first one offered, or waits. While
-//! more clients wait than dials are under way, and the upstream was answering at the last dial, extra connections are
+//! more clients wait than dials are under way, and the upstream was answering when last heard from, extra connections are
 //! dialled for them, so that a burst larger than the pool pays one round trip and not many.
 
 use std::collections::VecDeque;
@@ -24,7 +24,9 @@ use super::line::LineMode;
 use crate::config::{self, Beat, Endpoint, InUse};
 use crate::link::dial::{self, DialError, DialOptions};
 use crate::link::resolve::Resolver;
-use crate::metrics::{CloseReason, DialOutcome, EndpointMetrics, Label, LossReason, RefuseReason, UpstreamMetrics};
+use crate::metrics::{
+    CloseReason, DialOutcome, EndpointMetrics, Label, LinkState, LossReason, RefuseReason, UpstreamMetrics,
+};
 use crate::net::descriptors::{Descriptors, Held};
 use crate::net::stream::Stream;
 use crate::net::tls::ClientTls;
@@ -69,7 +71,7 @@ pub struct Pool {
     endpoint_metrics: ArcSwap<Vec<(String, EndpointMetrics)>>,
     /// Clients accepted and not yet gone.
     clients: AtomicUsize,
-    /// The last dial succeeded.
+    /// The last that was heard from the upstream was good: not merely a connect, which a hung server's kernel grants too.
     answering: AtomicBool,
     /// This server speaks before it is spoken to.
     speaks_first: AtomicBool,
@@ -110,12 +112,22 @@ pub struct Opened {
     pub tie: Tie,
 }
 
-/// Counts a connection at its endpoint and, once it is proven, among the live ones; a descriptor, too.
+/// Counts a connection at its endpoint, from the dial on, and once it is proven among the live ones; its dial, once it is
+/// known what became of it; and a descriptor.
 pub struct Tie {
     pool: Arc<Pool>,
     endpoint: Endpoint,
     alive: Option<Alive>,
+    dial: Dial,
     _descriptor: Held,
+}
+
+/// What has become of a dial so far.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dial {
+    UnderWay,
+    Connected,
+    Counted,
 }
 
 /// Keeps the upstream up while it exists.
@@ -225,7 +237,9 @@ impl Pool {
             place.give(client);
             return;
         }
-        let refused = if queue.closed || limits.wait.is_zero() {
+        // `wait` is for a link that is down; while the upstream answers, a connection is under way.
+        let down = limits.wait.is_zero() && !self.is_answering();
+        let refused = if queue.closed || down {
             Some(RefuseReason::LinkDown)
         } else if queue.waiting.len() >= limits.waiting {
             Some(RefuseReason::Limit)
@@ -243,7 +257,7 @@ impl Pool {
             queue.waiting.push_back(client);
         }
         self.status.metrics.waiting.set(queue.waiting.len() as i64);
-        let dial_more = self.answering.load(Ordering::Relaxed) && queue.dialling < queue.waiting.len();
+        let dial_more = self.is_answering() && queue.dialling < queue.waiting.len();
         if dial_more {
             queue.dialling += 1;
         }
@@ -261,19 +275,16 @@ impl Pool {
             let _counted = Dialling(&self);
             self.open().await
         };
-        match (opened, self.next_waiting()) {
-            (Ok(opened), Some(client)) => self.carry(client, opened, Vec::new()),
-            (Ok(opened), None) => client::close_in_order(opened.stream).await,
-            (Err(_), Some(client)) => self.put_back(client),
-            (Err(_), None) => {}
+        // Whom it was dialled for waits on if it failed, for a link.
+        let Ok(opened) = opened else { return };
+        match self.next_waiting() {
+            Some(client) => self.carry(client, opened, Vec::new()),
+            None => {
+                let Opened { stream, tie, .. } = opened;
+                drop(tie);
+                client::close_in_order(stream).await;
+            }
         }
-    }
-
-    /// Waits on, without a dial of its own.
-    fn put_back(&self, client: Client) {
-        let mut queue = self.queue();
-        queue.waiting.push_front(client);
-        self.status.metrics.waiting.set(queue.waiting.len() as i64);
     }
 
     fn next_waiting(&self) -> Option<Client> {
@@ -285,7 +296,13 @@ impl Pool {
 
     /// Refuses the clients who have waited for `limits.wait`; says when the next one will have.
     pub fn expire(&self, now: Instant) -> Option<Instant> {
-        let wait = self.current().limits.wait;
+        let wait = {
+            let settings = self.current();
+            match settings.limits.wait {
+                Duration::ZERO if self.is_answering() => settings.retry.connect_timeout,
+                wait => wait,
+            }
+        };
         loop {
             let mut queue = self.queue();
             let front = queue.waiting.front()?.accepted + wait;
@@ -363,9 +380,14 @@ impl Pool {
         told.1 <= LINES_A_SECOND
     }
 
-    /// Whether the last dial found the upstream answering.
+    /// Whether the last that was heard from the upstream was good.
     pub fn is_answering(&self) -> bool {
         self.answering.load(Ordering::Relaxed)
+    }
+
+    /// A beat was answered, or was not: a connect alone says neither.
+    pub fn answers(&self, well: bool) {
+        self.answering.store(well, Ordering::Relaxed);
     }
 
     pub fn speaks_first(&self) -> bool {
@@ -406,16 +428,14 @@ impl Pool {
     async fn open_at(self: &Arc<Self>, endpoint: Endpoint) -> Result<Opened, DialError> {
         let settings = self.current();
         let options = DialOptions::new(&settings, self.tls.load_full());
-        let descriptor = Descriptors::shared().take(1);
-        let metrics = &self.status.metrics;
+        let mut tie = self.tie(&endpoint);
         let started = Instant::now();
         match dial::dial(&endpoint, &options, &self.resolver).await {
             Ok(dialled) => {
-                metrics.dial(DialOutcome::Ok);
-                metrics.dial_duration.observe(started.elapsed().as_secs_f64());
-                self.answering.store(true, Ordering::Relaxed);
+                tie.dial = Dial::Connected;
+                self.status.metrics.dial_duration.observe(started.elapsed().as_secs_f64());
                 Ok(Opened {
-                    tie: self.tie(&endpoint, descriptor),
+                    tie,
                     endpoint,
                     stream: dialled.stream,
                     address: dialled.address,
@@ -425,7 +445,7 @@ impl Pool {
                 })
             }
             Err(error) => {
-                metrics.dial(error.outcome());
+                tie.fail(error.outcome());
                 if error.outcome() == DialOutcome::Local {
                     // Our own want says nothing of the endpoint.
                     self.lost(error.to_string());
@@ -457,14 +477,14 @@ impl Pool {
         let now = Instant::now();
         let learned = {
             let mut ages = self.ages();
-            let before = ages.learned(now);
             ages.dialled(true);
-            let after = ages.learned(now);
-            (before != after).then_some(after)
+            ages.learned(now)
         };
-        if let Some(age) = learned {
-            self.status.set_learned_max_age(age);
-            if let Some(age) = age {
+        // What is shown holds whole milliseconds.
+        let learned = learned.map(|age| Duration::from_millis(age.as_millis() as u64));
+        if learned != self.status.learned_max_age() {
+            self.status.set_learned_max_age(learned);
+            if let Some(age) = learned {
                 tracing::info!(
                     upstream = self.name,
                     max_age = ?age,
@@ -474,14 +494,18 @@ impl Pool {
         }
         let mut endpoints = self.endpoints();
         // With all of them failing there is no scout: whoever gets through clears the name.
-        if endpoints.next_scout().is_none() {
+        if endpoints.are_all_failing() {
             endpoints.recovered(endpoint);
+            // From now on the others are worth a scout.
+            self.keeper.notify_one();
         }
     }
 
-    fn tie(self: &Arc<Self>, endpoint: &Endpoint, descriptor: Held) -> Tie {
-        self.endpoints().connected(endpoint);
-        Tie { pool: self.clone(), endpoint: endpoint.clone(), alive: None, _descriptor: descriptor }
+    /// Dials under way count as connections: many at once would all go to the same endpoint otherwise.
+    fn tie(self: &Arc<Self>, endpoint: &Endpoint) -> Tie {
+        self.endpoints().dialled(endpoint);
+        let (pool, endpoint) = (self.clone(), endpoint.clone());
+        Tie { pool, endpoint, alive: None, dial: Dial::UnderWay, _descriptor: Descriptors::shared().take(1) }
     }
 
     /// The endpoint's series, if it is (still) in the configuration.
@@ -500,6 +524,9 @@ impl Pool {
             self.endpoint_metrics.store(Arc::new(endpoint_metrics(&self.process, settings)));
             for gone in old.endpoints.iter().filter(|old| !settings.endpoints.iter().any(|new| new.name == old.name)) {
                 self.process.metrics.remove_endpoint(&self.name, &gone.name);
+            }
+            for endpoint in settings.endpoints.iter().filter(|endpoint| endpoints.is_live(endpoint)) {
+                self.with_endpoint_metrics(endpoint, |metrics| metrics.up.set(1));
             }
             if old.retry != settings.retry || old.endpoints != settings.endpoints || old.tls != settings.tls {
                 endpoints.forget_failures();
@@ -540,10 +567,12 @@ impl Pool {
         if !self.looked_after.swap(true, Ordering::AcqRel) {
             self.keeper.notify_one();
         }
-        let Opened { stream: upstream, tie, .. } = opened;
+        let Opened { stream: upstream, mut tie, .. } = opened;
+        tie.prove();
         let metrics = &self.status.metrics;
         metrics.wait.observe(accepted.elapsed().as_secs_f64());
         metrics.connections.inc();
+        metrics.links[LinkState::InUse.index()].inc();
         let carried = Carrying { place, tie, since: accepted, reason: CloseReason::Error };
         if let Some(mode) = by_line {
             let settings = self.settings.subscribe();
@@ -594,6 +623,7 @@ impl Drop for Carrying {
     fn drop(&mut self) {
         let pool = &self.place.pool;
         pool.status.metrics.connections.dec();
+        pool.status.metrics.links[LinkState::InUse.index()].dec();
         pool.status.metrics.close(self.reason);
         // Any other end is the client's or the server's own; a death was found by us.
         if self.reason == CloseReason::Dead {
@@ -632,23 +662,40 @@ impl Place {
 }
 
 impl Tie {
-    /// The connection is proven: from now on it keeps its endpoint and the upstream up. A server that accepts connections
-    /// and answers none of them must not look up for the time of each proof.
-    pub fn stand(&mut self) {
-        if self.alive.is_none() {
-            let mut endpoints = self.pool.endpoints();
-            endpoints.proven(&self.endpoint);
-            self.pool.with_endpoint_metrics(&self.endpoint, |metrics| metrics.up.set(1));
-            drop(endpoints);
-            self.alive = Some(self.pool.stay_alive());
+    /// The connection is good: it, and so its endpoint and the upstream, are up.
+    pub fn prove(&mut self) {
+        if self.alive.is_some() {
+            return;
+        }
+        self.alive = Some(self.pool.stay_alive());
+        let mut endpoints = self.pool.endpoints();
+        endpoints.proven(&self.endpoint);
+        self.pool.with_endpoint_metrics(&self.endpoint, |metrics| metrics.up.set(1));
+        drop(endpoints);
+        self.count(DialOutcome::Ok);
+    }
+
+    /// The dial came to nothing, be it after a connect that proved nothing.
+    pub fn fail(&mut self, outcome: DialOutcome) {
+        self.count(outcome);
+    }
+
+    fn count(&mut self, outcome: DialOutcome) {
+        if std::mem::replace(&mut self.dial, Dial::Counted) != Dial::Counted {
+            self.pool.status.metrics.dial(outcome);
         }
     }
 }
 
 impl Drop for Tie {
     fn drop(&mut self) {
+        // No longer wanted before it could prove anything; a dial that was broken off has no outcome.
+        if self.dial == Dial::Connected {
+            self.count(DialOutcome::Ok);
+        }
         let mut endpoints = self.pool.endpoints();
-        if endpoints.disconnected(&self.endpoint, self.alive.is_some()) == 0 {
+        endpoints.disconnected(&self.endpoint, self.alive.is_some());
+        if !endpoints.is_live(&self.endpoint) {
             self.pool.with_endpoint_metrics(&self.endpoint, |metrics| metrics.up.set(0));
         }
     }

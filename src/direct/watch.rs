@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::config::Heartbeat;
 use crate::net::kernel::TcpInfo;
+use crate::net::socket::Keepalive;
 
 /// What a look at `TCP_INFO` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,14 @@ pub fn judge(info: &TcpInfo, stalled: Duration, heartbeat: &Heartbeat) -> Verdic
     } else {
         Verdict::InFlight
     }
+}
+
+/// Keepalive probes that went unanswered for a whole spacing each, on a connection that nobody uses. One that is merely on
+/// its way is no miss: keepalive and this look wake at about the same moment.
+pub fn unanswered(probes: u8, last_ack_received: Duration, keepalive: &Keepalive) -> u32 {
+    let silent = last_ack_received.saturating_sub(keepalive.idle);
+    let spacings = silent.as_millis() / keepalive.spacing.as_millis().max(1);
+    u32::from(probes).min(u32::try_from(spacings).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]
@@ -109,5 +118,13 @@ mod tests {
         assert_eq!(shut(3, 15), Verdict::Dead);
         assert_eq!(shut(0, 15), Verdict::InFlight, "probes are far apart; the last one was answered");
         assert_eq!(shut(5, 4), Verdict::InFlight, "a short outage just after the window was shut");
+    }
+
+    #[test]
+    fn a_probe_on_its_way_is_no_miss() {
+        let keepalive = Keepalive { idle: Duration::from_secs(5), spacing: Duration::from_secs(3), count: 3 };
+        let missed = |probes, milliseconds| unanswered(probes, Duration::from_millis(milliseconds), &keepalive);
+        assert_eq!([missed(0, 4_000), missed(1, 5_001), missed(1, 7_900)], [0, 0, 0]);
+        assert_eq!([missed(1, 8_000), missed(2, 8_100), missed(3, 11_500)], [1, 1, 2]);
     }
 }

@@ -62,6 +62,8 @@ pub enum Input {
     Missed,
     /// The connection is gone or has been given up.
     Lost,
+    /// The server ended the connection by a timer of its own, as it may: neither a failure nor a fresh start.
+    Ended,
     /// The connection was replaced on purpose; the new one is up already.
     Renewed,
     /// The connection is a client's now.
@@ -148,6 +150,11 @@ impl Link {
                     self.wait(now, attempt)
                 };
                 (next, Some(Action::Close))
+            }
+            (Up { attempt, since } | Suspect { attempt, since }, Input::Ended) => {
+                let attempt = if self.stood(now, since) { 1 } else { attempt };
+                let wait = backoff::after_standing(&self.retry, &mut self.random);
+                (Waiting { attempt, retry_at: now + wait }, Some(Action::Close))
             }
             (Up { .. } | Suspect { .. }, Input::Renewed) => (Up { attempt: 1, since: now }, None),
             (Up { attempt, since } | Suspect { attempt, since }, Input::HandedOut) => {
@@ -272,6 +279,31 @@ mod tests {
         assert!(matches!(link.state(), State::Suspect { .. }));
         link.handle(now, Input::Answered);
         assert_eq!(link.state(), State::Up { attempt: 1, since: now });
+    }
+
+    #[test]
+    fn a_servers_own_timer_neither_grows_the_backoff_nor_uses_attempts_up() {
+        let mut now = Instant::now();
+        let mut link = Link::new(tutorial(), 0);
+        for _ in 0..20 {
+            up(&mut link, now);
+            assert_eq!(link.handle(now, Input::Ended), Some(Action::Close));
+            let due = link.next_deadline().expect("waits");
+            assert!(due - now <= Duration::from_secs(1));
+            link.handle(due, Input::Tick);
+            now = due;
+        }
+        assert_eq!(link.state(), State::Connecting { attempt: 1 });
+        link.handle(now, Input::DialFailed);
+        up_after_wait(&mut link);
+        link.handle(now, Input::Ended);
+        assert!(matches!(link.state(), State::Waiting { attempt: 2, .. }), "nor is it a fresh start");
+    }
+
+    fn up_after_wait(link: &mut Link) {
+        let due = link.next_deadline().expect("waits");
+        link.handle(due, Input::Tick);
+        up(link, due);
     }
 
     #[test]

@@ -22,6 +22,8 @@ use tokio_rustls::client::TlsStream;
 use files::{Contents, Material};
 pub use files::{Fault, File, Notice};
 
+#[cfg(test)]
+use crate::config;
 use crate::config::{Address, Tls};
 
 /// TLS 1.2 and 1.3 towards one upstream's endpoints, by its files as they were last found fit.

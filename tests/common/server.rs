@@ -11,6 +11,8 @@ use std::time::Duration;
 pub struct Server {
     pub address: SocketAddr,
     pub accepted: Arc<AtomicUsize>,
+    /// Connections being handled now.
+    live: Arc<AtomicUsize>,
     open: Arc<Mutex<Vec<TcpStream>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -27,11 +29,14 @@ impl Server {
         listener.set_nonblocking(false).expect("blocking");
         let address = listener.local_addr().expect("an address");
         let (accepted, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let live = Arc::new(AtomicUsize::new(0));
+        let counted = live.clone();
         let open: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
         let (count, stopped, all, handle) = (accepted.clone(), stop.clone(), open.clone(), Arc::new(handle));
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 if stopped.load(Ordering::SeqCst) {
+                    // The port goes with the listener.
                     return;
                 }
                 stream.set_nonblocking(false).expect("blocking");
@@ -43,18 +48,36 @@ impl Server {
                     }
                     all.push(copy);
                 }
-                let handle = handle.clone();
+                let (handle, live) = (handle.clone(), counted.clone());
+                live.fetch_add(1, Ordering::SeqCst);
                 std::thread::spawn(move || {
                     let _ = handle(stream.try_clone().expect("cloned"));
+                    live.fetch_sub(1, Ordering::SeqCst);
                     let _ = stream.shutdown(Shutdown::Both);
                 });
             }
         });
-        Self { address, accepted, open, stop, thread: Some(thread) }
+        Self { address, accepted, live, open, stop, thread: Some(thread) }
     }
 
     pub fn connections(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Connections being handled now.
+    pub fn live(&self) -> usize {
+        self.live.load(Ordering::SeqCst)
+    }
+
+    /// The far ends of all connections so far that still stand.
+    pub fn peers(&self) -> Vec<SocketAddr> {
+        self.open.lock().expect("unpoisoned").iter().filter_map(|stream| stream.peer_addr().ok()).collect()
+    }
+
+    /// Closes the port and keeps the connections.
+    pub fn refuse(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
     }
 
     /// Ends every connection in order and keeps listening.
@@ -67,8 +90,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.address);
+        self.refuse();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -86,6 +108,17 @@ pub fn tutorial(mut stream: TcpStream) -> io::Result<()> {
             count => stream.write_all(&buffer[..count])?,
         }
     }
+}
+
+/// Answers each line `ping` by a line `pong` and echoes every other line, however reads cut them.
+pub fn lines(stream: TcpStream) -> io::Result<()> {
+    let mut reader = io::BufReader::new(stream.try_clone()?);
+    let mut line = Vec::new();
+    while io::BufRead::read_until(&mut reader, b'\n', &mut line)? > 0 {
+        (&stream).write_all(if line == b"ping\n" { b"pong\n" } else { &line })?;
+        line.clear();
+    }
+    Ok(())
 }
 
 /// Echoes everything, and the end.

@@ -1,4 +1,4 @@
-//! Certificates and TLS servers for tests.
+//! Certificates and TLS servers for tests: those beside the code, and those over real sockets, which include this file.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::{ClientCertificate, Tls};
+use super::config::{ClientCertificate, Tls};
 
 /// A CA with a directory of its own for whatever it writes.
 pub(crate) struct Authority {
@@ -92,8 +92,8 @@ pub(crate) fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// An echo server under TLS on a free port of 127.0.0.1. With `clients`, it wants a certificate of that CA.
-pub(crate) async fn serve(pair: &Pair, clients: Option<&Authority>) -> SocketAddr {
+/// What a server with this certificate shakes hands with. With `clients`, it wants a certificate of that CA.
+pub(crate) fn acceptor(pair: &Pair, clients: Option<&Authority>) -> TlsAcceptor {
     let provider = super::provider();
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
     let builder = match clients {
@@ -109,7 +109,12 @@ pub(crate) async fn serve(pair: &Pair, clients: Option<&Authority>) -> SocketAdd
     let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
     let mut config = builder.with_single_cert(chain, key).unwrap();
     config.alpn_protocols = vec![b"chat/1".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// An echo server under TLS on a free port of 127.0.0.1.
+pub(crate) async fn serve(pair: &Pair, clients: Option<&Authority>) -> SocketAddr {
+    let acceptor = acceptor(pair, clients);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {

@@ -1,0 +1,183 @@
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::config::{Address, Balance, Beat, Heartbeat, InUse, Jitter, Limits, Retry};
+use crate::direct::client::Socket;
+use crate::metrics::Metrics;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn settings(endpoint: SocketAddr) -> Arc<config::Upstream> {
+    Arc::new(config::Upstream {
+        name: "test".into(),
+        listen: Vec::new(),
+        endpoints: vec![Endpoint { name: "only".into(), address: Address::Ip(endpoint), priority: 1 }],
+        balance: Balance::Priority,
+        required: false,
+        heartbeat: Heartbeat {
+            interval: 5 * SECOND,
+            timeout: 3 * SECOND,
+            misses: 3,
+            beat: Beat::Kernel,
+            in_use: InUse::Off,
+        },
+        retry: Retry {
+            initial: SECOND / 20,
+            max: SECOND,
+            multiplier: 2.0,
+            jitter: Jitter::Off,
+            attempts: None,
+            stable_after: 10 * SECOND,
+            connect_timeout: 5 * SECOND,
+        },
+        pool: config::Pool { size: 2, max_age: None },
+        limits: Limits { connections: 100, wait: 5 * SECOND, waiting: 100, idle_timeout: None },
+        tls: None,
+    })
+}
+
+/// An echo server, and a keeper of links to it that is driven by the test.
+async fn kept() -> Keeper {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let settings = settings(listener.local_addr().expect("bound"));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut from, mut to) = stream.split();
+                tokio::io::copy(&mut from, &mut to).await
+            });
+        }
+    });
+    let process = Status::new(Metrics::new().expect("metrics"), 1);
+    let pool = Pool::new(&settings, &process, &Resolver::default(), &[Handle::current()], None);
+    Keeper::new(pool, watch::channel(SECOND).1)
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + 30 * SECOND;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(SECOND / 200).await;
+    }
+}
+
+fn ids(pool: &Pool) -> Vec<u64> {
+    pool.status.links().iter().map(|link| link.id).collect()
+}
+
+fn up(pool: &Pool) -> usize {
+    pool.status.links().iter().filter(|link| link.view().state == LinkState::Up).count()
+}
+
+/// A local client, as its listener would bring it.
+async fn client(pool: &Arc<Pool>) -> TcpStream {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
+    let (socket, _) = listener.accept().expect("accepted");
+    socket.set_nonblocking(true).expect("set");
+    pool.arrive(Socket::Tcp(socket), 0);
+    client
+}
+
+async fn is_served(mut client: TcpStream) {
+    client.write_all(b"hello").await.expect("sent");
+    let mut answer = [0; 5];
+    client.read_exact(&mut answer).await.expect("answered");
+    assert_eq!(&answer, b"hello");
+}
+
+#[tokio::test]
+async fn fault_61_a_link_whose_task_panics_is_replaced_under_backoff_and_the_others_stay() {
+    let mut keeper = kept().await;
+    keeper.fill();
+    let pool = keeper.pool.clone();
+    until("both up", || up(&pool) == 2).await;
+    let before = ids(&pool);
+
+    // A link that offers itself, is given a client, and panics before it has noticed.
+    let place = pool.new_place(0);
+    let doomed = LinkTask::new(&pool, &place, 0, None);
+    let id = keeper.links.spawn(async move {
+        let _doomed = doomed;
+        panic!("on purpose");
+    });
+    keeper.places.insert(id.id(), place);
+    let ended = keeper.links.join_next_with_id().await.expect("it ended");
+    keeper.panicked(&ended.expect_err("it panicked"));
+    assert!(before.iter().all(|link| ids(&pool).contains(link)), "the others stay");
+    until("a third in its place", || up(&pool) == 3).await;
+    assert_eq!(ids(&pool).len(), 3, "and the one that panicked is gone");
+    assert_eq!(keeper.places.len(), 3);
+    assert!(pool.status.events().iter().any(|event| event.kind == "panicked"));
+
+    // Each panic in a row doubles the wait.
+    for expected in [SECOND / 10, SECOND / 5, SECOND * 2 / 5] {
+        let id = keeper.links.spawn(async { panic!("on purpose") }).id();
+        keeper.places.insert(id, pool.new_place(0));
+        let ended = keeper.links.join_next_with_id().await.expect("it ended");
+        keeper.panicked(&ended.expect_err("it panicked"));
+        until("it waits", || pool.status.metrics.retry_delay.get() == expected.as_secs_f64()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_given_to_a_link_whose_task_dies_comes_to_another() {
+    let keeper = kept().await;
+    let pool = keeper.pool.clone();
+    let place = pool.new_place(0);
+    let dying = LinkTask::new(&pool, &place, 0, None);
+    assert!(pool.offer(&place).is_none());
+    let client = client(&pool).await;
+    assert_eq!(pool.status.metrics.waiting.get(), 0, "it was given to the link");
+    drop(dying);
+    assert_eq!(pool.status.metrics.waiting.get(), 1, "and came again");
+    assert!(ids(&pool).is_empty());
+    let stop = CancellationToken::new();
+    let keeper = tokio::spawn(keeper.run(stop.clone()));
+    is_served(client).await;
+    stop.cancel();
+    keeper.await.expect("in order");
+}
+
+#[tokio::test]
+async fn a_keeper_that_dies_takes_its_links_along_and_the_next_one_starts_anew() {
+    let mut keeper = kept().await;
+    keeper.fill();
+    let pool = keeper.pool.clone();
+    until("both up", || up(&pool) == 2).await;
+    let drain = keeper.drain.clone();
+    drop(keeper);
+    until("all gone", || ids(&pool).is_empty()).await;
+    let waiting = client(&pool).await;
+    let stop = CancellationToken::new();
+    let keeper = tokio::spawn(Keeper::new(pool.clone(), drain).run(stop.clone()));
+    is_served(waiting).await;
+    until("both up again", || up(&pool) == 2).await;
+    stop.cancel();
+    keeper.await.expect("in order");
+    assert!(pool.process.upstreams().is_empty());
+}
+
+#[tokio::test]
+async fn a_scout_that_panics_is_followed_by_another() {
+    let mut keeper = kept().await;
+    let mut two = config::Upstream::clone(&keeper.pool.current());
+    let ill = Endpoint { name: "ill".into(), address: Address::Unix("/nowhere".into()), priority: 1 };
+    two.endpoints.push(ill.clone());
+    keeper.pool.apply(&Arc::new(two));
+    let retry = keeper.pool.current().retry.clone();
+    let now = Instant::now();
+    keeper.pool.endpoints().failed(&ill, &retry, now);
+    assert_eq!(keeper.pool.endpoints().scout(now + SECOND), Some(ill.clone()));
+    assert_eq!(keeper.pool.endpoints().next_scout(), None);
+
+    let id = keeper.links.spawn(async { panic!("on purpose") }).id();
+    keeper.scout = Some((id, ill));
+    let ended = keeper.links.join_next_with_id().await.expect("it ended");
+    keeper.panicked(&ended.expect_err("it panicked"));
+    assert!(keeper.pool.endpoints().next_scout().is_some(), "another goes in its time");
+    assert!(keeper.scout.is_none() && keeper.places.is_empty(), "no link takes its place");
+}

@@ -75,14 +75,13 @@ fn of_upstream(upstream: &Upstream) -> Vec<String> {
         beat.misses,
         show_duration(beat.timeout),
     )];
-    // Beats come up to a tenth later than the interval says.
-    let latest = beat.interval.mul_f64(1.1);
-    let cuts: Vec<_> = IDLE_CUTS.iter().filter(|(cut, _)| latest > *cut).collect();
+    // Beats come up to a tenth sooner than the interval says, and never later.
+    let cuts: Vec<_> = IDLE_CUTS.iter().filter(|(cut, _)| beat.interval >= *cut).collect();
     if !cuts.is_empty() {
         let told: Vec<_> = cuts.iter().map(|(cut, who)| format!("{} ({who})", show_duration(*cut))).collect();
         let interval = show_duration(beat.interval);
         lines.push(format!(
-            "{name}: warning: heartbeat.interval {interval} (±10 %) is too long for networks that forget a silent \
+            "{name}: warning: heartbeat.interval {interval} is too long for networks that forget a silent \
              connection after {}; 3s to 10s suit most",
             told.join(", ")
         ));

@@ -1,7 +1,7 @@
 //! The configuration as meant: every value here has been checked and is in range.
 //!
-//! The file as written is read by [`load`]; problems come back all at once, each with its place. What changed between
-//! two configurations, and what a reload has to do about it, is told by [`diff`].
+//! The file as written is read by [`load()`]; problems come back all at once, each with its place. What changed between
+//! two configurations, and what a reload has to do about it, is told by [`diff()`].
 
 mod address;
 mod bytes;

@@ -72,7 +72,7 @@ fn the_effective_configuration_reads_back_as_the_same() {
     let told = String::from_utf8_lossy(&first.stdout).into_owned();
     assert!(told.contains("interval = \"300ms\"  # line") && told.contains("jitter = 0.5  # defaults line"), "{told}");
     assert!(told.contains("# default"), "{told}");
-    assert!(told.contains("6s") && told.contains("3s300ms"), "the detection budgets are told: {told}");
+    assert!(told.contains("within 6s") && told.contains("within 3s300ms"), "the detection budgets are told: {told}");
     place.write(&told);
     let second = check(&place.config());
     assert_eq!(second.status.code(), Some(0), "{second:?}");

@@ -300,3 +300,19 @@ async fn a_deaf_server_keeps_its_client_without_beats() {
     assert_eq!(everlink.upstream.metrics.connections.get(), 1);
     assert_eq!(everlink.closed(CloseReason::Dead), 0);
 }
+
+#[tokio::test]
+async fn a_server_that_accepts_and_never_answers_is_not_up_for_a_moment() {
+    let server = Server::start(deaf);
+    let mut settings = upstream(server.address);
+    settings.heartbeat.timeout = Duration::from_millis(60);
+    settings.heartbeat.beat = ping_pong();
+    let everlink = Everlink::start(settings);
+    let endpoint = server.address.to_string();
+    eventually("dials that prove nothing", || {
+        assert_eq!(everlink.upstream.metrics.up.get(), 0);
+        assert!(!everlink.status.metrics.endpoint_figures().get("test", &endpoint).up);
+        everlink.dials(everlink::metrics::DialOutcome::Timeout) >= 6
+    })
+    .await;
+}

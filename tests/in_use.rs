@@ -129,7 +129,8 @@ async fn fault_34_a_client_that_vanishes_is_left_to_the_keepalive_of_the_heartbe
     let peers = server.peers();
     assert_eq!(keepalive_towards(here), Some(Keepalive::seconds(7, 2, 4)), "the client's, in whole seconds");
     for peer in &peers {
-        assert_eq!(keepalive_at(*peer), Some(Keepalive::seconds(7, 2, 4)), "the upstream's");
+        // Set on those that have lived for a second.
+        eventually("the upstream's", || keepalive_at(*peer) == Some(Keepalive::seconds(7, 2, 4))).await;
     }
     // An edit reaches what is in use, what is warm, and who comes later.
     everlink.edit(|settings| {
@@ -230,9 +231,10 @@ async fn a_storm() {
     assert_eq!(everlink.clients(), CAP);
     eventually("the others are carried", || metrics.connections.get() == CAP as i64).await;
     everlink.until_up(2).await;
-    // Two for each of those carried, one for each refused that is still read to its end, and a few on their way.
+    // Two for each of those carried, at most one that was dialled for it in vain and is closing, and one for each refused
+    // that is still read to its end.
     let held = descriptors().len() - before - STORM;
-    assert!(held <= 2 * CAP + 32 + 4, "{held} descriptors");
+    assert!(held <= 3 * CAP + 32 + 4, "{held} descriptors");
     let beats = metrics.rtt.get_sample_count();
     eventually("links beat on", || metrics.rtt.get_sample_count() >= beats + 6).await;
     let lost = [LossReason::Heartbeat, LossReason::Closed, LossReason::Error].map(|reason| everlink.losses(reason));
@@ -364,10 +366,14 @@ async fn a_day_of_trouble() {
             }
             eventually("some are carried", || everlink.upstream.metrics.bytes[0].get() > 0).await;
             drop(clients);
-            eventually("all have left", || everlink.clients() == 0).await;
             mute.store(false, Ordering::SeqCst);
+            eventually("all have left", || {
+                // A deaf one would never end by itself.
+                server.end_all();
+                everlink.clients() == 0
+            })
+            .await;
             everlink.edit(|settings| settings.pool.size = 2);
-            server.end_all();
         }
         eventually("at rest", || everlink.links(LinkState::Up) == 2).await;
         eventually("as many tasks as at first", || everlink.tasks() == idle_tasks).await;

@@ -42,8 +42,8 @@ fn show_table(text: &mut String, loaded: &Loaded, base: &str, table: &str, value
             continue;
         }
         let origin = loaded.origins.get(&format!("{header}.{last}")).unwrap_or(&Origin::Default);
-        // Written where it changes nothing.
-        if *key == "insecure_listen" && value.toml() == "false" && *origin != Origin::Default {
+        // Told only where it is needed: written where it changes nothing, it is not in force.
+        if *key == "insecure_listen" && value.toml() == "false" {
             continue;
         }
         *text += &format!("{last} = {}  # {}\n", shown(value, origin), told(origin));

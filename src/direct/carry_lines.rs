@@ -1,4 +1,4 @@
-//! One client and one connection with beats between their lines: [`LineMode`](super::line::LineMode) joined to two sockets.
+//! One client and one connection with beats between their lines: [`LineMode`] joined to two sockets.
 //!
 //! Bytes pass through memory here, for each has to be looked at; the protocols this is for speak in lines, not in bulk.
 

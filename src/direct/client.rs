@@ -35,7 +35,7 @@ pub struct Client {
     pub place: Place,
 }
 
-/// One of `limits.connections`, and two descriptors: the client's and its connection's.
+/// One of `limits.connections`, and the client's descriptor; its connection counts its own.
 pub struct Place {
     pub pool: Arc<Pool>,
     pub _descriptors: Held,

@@ -212,7 +212,7 @@ impl Pool {
         metrics.connections_total.inc();
         let limits = &self.current().limits;
         let clients = self.clients.fetch_add(1, Ordering::AcqRel);
-        let descriptors = Descriptors::shared().try_take(2);
+        let descriptors = Descriptors::shared().try_take(1);
         let Some(descriptors) = descriptors.filter(|_| clients < limits.connections) else {
             self.left();
             metrics.refuse(RefuseReason::Limit);

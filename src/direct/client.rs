@@ -35,10 +35,10 @@ pub struct Client {
     pub place: Place,
 }
 
-/// One of `limits.connections`, and the client's descriptor; its connection counts its own.
+/// One of `limits.connections`, and two descriptors: the client's, and until it has one its connection's.
 pub struct Place {
     pub pool: Arc<Pool>,
-    pub _descriptors: Held,
+    pub descriptors: Held,
 }
 
 impl Drop for Place {

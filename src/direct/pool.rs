@@ -212,14 +212,14 @@ impl Pool {
         metrics.connections_total.inc();
         let limits = &self.current().limits;
         let clients = self.clients.fetch_add(1, Ordering::AcqRel);
-        let descriptors = Descriptors::shared().try_take(1);
+        let descriptors = Descriptors::shared().try_take(2);
         let Some(descriptors) = descriptors.filter(|_| clients < limits.connections) else {
             self.left();
             metrics.refuse(RefuseReason::Limit);
             tracing::debug!(upstream = self.name, clients, "client refused: at the limit");
             return socket.refuse();
         };
-        let place = ClientPlace { pool: self.clone(), _descriptors: descriptors };
+        let place = ClientPlace { pool: self.clone(), descriptors };
         self.queue_up(Client { socket, accepted: Instant::now(), place }, worker, false);
     }
 
@@ -554,7 +554,9 @@ impl Pool {
 
     /// Joins a client to a connection. Must be called on the runtime the connection belongs to.
     pub fn carry(self: &Arc<Self>, client: Client, opened: Opened, banner: Vec<u8>) {
-        let Client { socket, accepted, place } = client;
+        let Client { socket, accepted, mut place } = client;
+        // From here on the connection is there, and counts for itself.
+        place.descriptors.give_back(1);
         let stream = match socket.into_stream() {
             Ok(stream) => stream,
             Err(error) => {

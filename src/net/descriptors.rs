@@ -58,6 +58,15 @@ impl Descriptors {
     }
 }
 
+impl Held {
+    /// So many of them are no longer needed, or are counted by another.
+    pub fn give_back(&mut self, count: usize) {
+        let given = count.min(self.count);
+        self.count -= given;
+        self.of.used.fetch_sub(given, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         self.of.used.fetch_sub(self.count, Ordering::Relaxed);
@@ -71,10 +80,12 @@ mod tests {
     #[test]
     fn the_reserve_is_for_links_only() {
         static SOME: Descriptors = Descriptors::new(RESERVED + 3);
-        let client = SOME.try_take(2).expect("there is room");
+        let mut client = SOME.try_take(2).expect("there is room");
         assert!(SOME.try_take(2).is_none(), "one is left");
         let link = SOME.take(1);
         assert!(SOME.try_take(1).is_none());
+        client.give_back(1);
+        drop(SOME.try_take(1).expect("one was given back"));
         drop(link);
         drop(client);
         assert!(SOME.try_take(3).is_some());

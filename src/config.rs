@@ -50,6 +50,8 @@ pub struct Config {
     pub log: Log,
     pub drain: Drain,
     pub upstreams: BTreeMap<String, Arc<Upstream>>,
+    /// `None`: this process is no gateway.
+    pub gateway: Option<Arc<Gateway>>,
 }
 
 impl Config {
@@ -61,6 +63,7 @@ impl Config {
             log: Log { level: "info".to_owned(), format: LogFormat::Auto },
             drain: Drain { timeout: Duration::ZERO, quiet: None, minimum: Duration::ZERO },
             upstreams: BTreeMap::new(),
+            gateway: None,
         }
     }
 }
@@ -121,6 +124,8 @@ pub struct Upstream {
     pub limits: Limits,
     /// `None`: plain TCP to the endpoints.
     pub tls: Option<Tls>,
+    /// `None`: direct mode.
+    pub tunnel: Option<Tunnel>,
 }
 
 impl Upstream {
@@ -309,4 +314,115 @@ pub struct Tls {
 pub struct ClientCertificate {
     pub cert_file: PathBuf,
     pub key_file: PathBuf,
+}
+
+/// What only an upstream in tunnel mode has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tunnel {
+    /// Where clients arrive, and the service at the gateway that each leads to. At least one.
+    pub forwards: Vec<Forward>,
+    /// Shared with the gateway; read when dialling and when it changes. `None`: the certificate says who we are.
+    pub token_file: Option<PathBuf>,
+    pub resume: Resume,
+    /// Bytes that the stream windows of one session may hold together, on our side. Default 64 MiB.
+    pub windows: u64,
+    /// The link to a gateway that is not on loopback may run without TLS.
+    pub insecure_plaintext: bool,
+}
+
+/// A local door to a service behind the gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forward {
+    pub listen: Vec<ListenAddress>,
+    /// Its name at the gateway, 1 – 255 bytes.
+    pub service: String,
+    /// Networks whose clients must begin with a PROXY protocol header; empty: none is expected.
+    pub accept_proxy_protocol: Vec<ipnet::IpNet>,
+}
+
+/// How a session outlives its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resume {
+    /// How long it waits for the next one. The smaller of both ends holds. Default 60 s.
+    pub deadline: Duration,
+    /// Unacknowledged bytes kept a session; at this limit local sockets are no longer read. Default 16 MiB.
+    pub buffer: u64,
+}
+
+/// The far end of tunnels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gateway {
+    pub listen: Vec<SocketAddr>,
+    /// Told to dialers; default the host name.
+    pub name: String,
+    /// Where this very instance is reached, if `listen`'s address is shared.
+    pub advertise: Option<Endpoint>,
+    /// What dialers must prove to know; read when it changes.
+    pub token_file: Option<PathBuf>,
+    /// `None`: whatever the dialer's hello says of its own.
+    pub heartbeat: Option<Beats>,
+    /// `None`: plain TCP.
+    pub tls: Option<ServerTls>,
+    /// Plain TCP on addresses that are not loopback, and TLS without a client CA and without a token, are allowed.
+    pub insecure_plaintext: bool,
+    pub limits: GatewayLimits,
+    pub resume: Resume,
+    pub services: BTreeMap<String, Service>,
+}
+
+/// The numbers of a heartbeat without what it says: on a tunnel it is always a PING frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beats {
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub misses: u32,
+}
+
+impl Beats {
+    /// The longest a dead link may go unnoticed.
+    pub fn budget(&self) -> Duration {
+        self.interval + self.timeout * self.misses
+    }
+}
+
+impl From<&Heartbeat> for Beats {
+    fn from(heartbeat: &Heartbeat) -> Self {
+        Self { interval: heartbeat.interval, timeout: heartbeat.timeout, misses: heartbeat.misses }
+    }
+}
+
+/// TLS towards the dialers: 1.3 only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerTls {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+    /// `None`: dialers show no certificate, a token proves them.
+    pub client_ca_file: Option<PathBuf>,
+}
+
+/// Bounds of a gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewayLimits {
+    /// Default 1024.
+    pub sessions: usize,
+    /// Default 64.
+    pub sessions_per_identity: usize,
+    /// Streams of one session. Default 1024.
+    pub streams: usize,
+    /// Retention and windows of all sessions, in bytes; past it new sessions hear `busy`. Default 1 GiB.
+    pub memory: u64,
+    /// Connections that have not proven themselves yet. Default 256.
+    pub pending: usize,
+    /// The share of one address in them. Default 64.
+    pub pending_per_address: usize,
+}
+
+/// A named target behind the gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    pub address: Address,
+    /// Identities (names from client certificates) that may use it; `None`: every proven dialer.
+    pub allow: Option<Vec<String>>,
+    /// Tell the service who the client is, by a PROXY protocol header of version 2.
+    pub proxy_protocol: bool,
 }

@@ -57,7 +57,7 @@ pub(super) fn check(reader: &mut Reader<'_>, tree: &Tree<'_>) -> Checked {
     let upstreams = check.upstreams(tree);
     check.listening.tell_clashes(check.reader);
     check.listening.tell_loops(check.reader);
-    let config = Config { http, admin, log, drain, upstreams };
+    let config = Config { http, admin, log, drain, upstreams, gateway: None };
     let Check { mut warnings, files, .. } = check;
     warnings.extend(files.warnings);
     Checked { config, warnings, files: files.named.into_iter().collect() }
@@ -258,6 +258,7 @@ impl Check<'_, '_> {
             pool,
             limits,
             tls,
+            tunnel: None,
         })
     }
 

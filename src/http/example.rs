@@ -42,6 +42,7 @@ pub fn upstream(name: &str) -> Upstream {
         pool: Pool { size: 2, max_age: None },
         limits: Limits { connections: 1024, wait: Duration::from_secs(5), waiting: 256, idle_timeout: None },
         tls: None,
+        tunnel: None,
     }
 }
 

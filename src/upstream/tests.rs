@@ -36,6 +36,7 @@ fn settings(endpoint: SocketAddr) -> Arc<config::Upstream> {
         pool: config::Pool { size: 2, max_age: None },
         limits: Limits { connections: 100, wait: 5 * SECOND, waiting: 100, idle_timeout: None },
         tls: None,
+        tunnel: None,
     })
 }
 

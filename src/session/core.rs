@@ -325,6 +325,11 @@ impl<T> Session<T> {
         stream.credit.min(kept).min(room).min(PAYLOAD_MAX as u64) as usize
     }
 
+    /// The peer lets the stream send more.
+    pub fn has_credit(&self, stream: u32) -> bool {
+        self.streams.get(&stream).is_some_and(|stream| stream.credit > 0)
+    }
+
     /// Lets `read` put at most `most` bytes of the stream's data where they will be sent from; it tells how many.
     pub fn fill<R>(
         &mut self,

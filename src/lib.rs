@@ -18,6 +18,7 @@ pub mod log;
 pub mod metrics;
 pub mod net;
 pub mod running;
+pub mod session;
 pub mod status;
 pub mod upstream;
 pub mod workers;

@@ -1,0 +1,3 @@
+//! What outlives a connection, as plain bytes and numbers: no socket, no clock, no task.
+
+pub mod hello;

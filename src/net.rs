@@ -5,6 +5,7 @@
 pub mod descriptors;
 #[allow(unsafe_code)] // the one module that may; every block argues for itself
 pub mod kernel;
+pub mod proxy_protocol;
 pub mod socket;
 pub mod splice;
 pub mod stream;

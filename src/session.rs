@@ -4,6 +4,7 @@
 
 pub mod core;
 pub mod frame;
+pub mod hello;
 pub mod inbound;
 pub mod outbound;
 pub mod pace;

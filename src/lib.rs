@@ -19,5 +19,6 @@ pub mod metrics;
 pub mod net;
 pub mod running;
 pub mod status;
+pub mod tunnel;
 pub mod upstream;
 pub mod workers;

@@ -1,3 +1,5 @@
-//! Tunnel mode: a gateway at the far end. One link carries every connection, and they survive the loss of it.
+//! Wing 2: a gateway at the far end. One link carries every local connection as a stream of a session, and the session
+//! outlives the link's TCP connection.
 
 pub mod driver;
+pub mod pulse;

@@ -1,22 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::config::{Forward, ListenAddress, Resume, Tunnel};
 use crate::http::example;
-
-fn tunnel(name: &str) -> config::Upstream {
-    let listen = vec![ListenAddress::Tcp(([127, 0, 0, 1], 5432).into())];
-    config::Upstream {
-        tunnel: Some(Tunnel {
-            forwards: vec![Forward { listen, service: "postgres".to_owned(), accept_proxy_protocol: Vec::new() }],
-            token_file: None,
-            resume: Resume { deadline: Duration::from_secs(60), buffer: 16 << 20 },
-            windows: 64 << 20,
-            insecure_plaintext: true,
-        }),
-        ..example::upstream(name)
-    }
-}
 
 /// Every series with this label, as the text format has it: a line each.
 fn series(metrics: &Metrics, label: &str) -> Vec<String> {
@@ -31,7 +16,7 @@ fn names(metrics: &Metrics) -> BTreeSet<String> {
 #[test]
 fn an_upstream_of_either_mode_has_the_series_it_is_said_to_have_and_at_most_90() {
     let metrics = Metrics::new().expect("metrics");
-    for (upstream, mode) in [(example::upstream("one"), Mode::Direct), (tunnel("one"), Mode::Tunnel)] {
+    for (upstream, mode) in [(example::upstream("one"), Mode::Direct), (example::tunnel("one"), Mode::Tunnel)] {
         let _handles = metrics.upstream(&upstream);
         metrics.endpoint("one", "a:1");
         for role in UPSTREAM_ROLES {
@@ -49,7 +34,7 @@ fn an_upstream_of_either_mode_has_the_series_it_is_said_to_have_and_at_most_90()
 #[test]
 fn what_a_mode_cannot_produce_is_not_exported_and_counting_it_harms_nobody() {
     let metrics = Metrics::new().expect("metrics");
-    let (direct, _tunnel) = (metrics.upstream(&example::upstream("d")), metrics.upstream(&tunnel("t")));
+    let (direct, _tunnel) = (metrics.upstream(&example::upstream("d")), metrics.upstream(&example::tunnel("t")));
     let has = |upstream: &str, label: &str| {
         series(&metrics, &format!("upstream=\"{upstream}\"")).iter().any(|line| line.contains(label))
     };
@@ -89,7 +74,7 @@ fn the_gateways_series_are_there_only_while_there_is_one() {
 fn violations_are_told_while_anybody_speaks_the_protocol() {
     let metrics = Metrics::new().expect("metrics");
     let told = || series(&metrics, "everlink_protocol_violations_total").len();
-    let (upstream, gateway) = (metrics.upstream(&tunnel("t")), metrics.gateway());
+    let (upstream, gateway) = (metrics.upstream(&example::tunnel("t")), metrics.gateway());
     gateway.violations.count("window");
     drop(gateway);
     assert_eq!(told(), VIOLATIONS.len());
@@ -102,7 +87,7 @@ fn violations_are_told_while_anybody_speaks_the_protocol() {
 #[test]
 fn bounds_of_a_tunnel_are_bounds_of_direct_mode_too() {
     let metrics = Metrics::new().expect("metrics");
-    let (_d, _t) = (metrics.upstream(&example::upstream("d")), metrics.upstream(&tunnel("t")));
+    let (_d, _t) = (metrics.upstream(&example::upstream("d")), metrics.upstream(&example::tunnel("t")));
     let bounds = |upstream: &str, family: &str| -> BTreeSet<String> {
         let start = format!("everlink_{family}_bucket{{");
         let of = series(&metrics, &format!("upstream=\"{upstream}\""));

@@ -10,3 +10,4 @@ pub mod socket;
 pub mod splice;
 pub mod stream;
 pub mod tls;
+pub mod wire;

@@ -8,8 +8,21 @@ use super::labels::{Label, ResumeOutcome};
 
 /// How a peer can break the protocol: the values of `everlink_protocol_violations_total{reason}`.
 pub const VIOLATIONS: &[&str] = &[
-    "length", "type", "empty_data", "stream", "reused_stream", "role", "open", "window", "after_fin", "credit", "ack",
-    "tune", "flood", "resume", "hello",
+    "length",
+    "type",
+    "empty_data",
+    "stream",
+    "reused_stream",
+    "role",
+    "open",
+    "window",
+    "after_fin",
+    "credit",
+    "ack",
+    "tune",
+    "flood",
+    "resume",
+    "hello",
 ];
 
 /// The sessions of one upstream in tunnel mode.

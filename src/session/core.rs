@@ -30,6 +30,8 @@ use crate::config::Beats;
 const REPLAY_LEAST: u64 = 2 * 1024 * 1024;
 /// An ACK goes out after so many bytes at the latest.
 const ACK_EVERY: u64 = 128 * 1024;
+/// A peer that keeps next to nothing is not told of every byte.
+const ACK_LEAST: u64 = 4 * 1024;
 /// Last words waiting: at 16 bytes each, a quarter of a mebibyte.
 const LAST_WORDS: usize = 16 * 1024;
 /// A frame of another stream within this time: a stream is not alone.
@@ -266,6 +268,11 @@ impl<T> Session<T> {
 
     // ---- what the owner wants ----
 
+    /// Whether [`open`](Self::open) would take another stream.
+    pub fn can_open(&self) -> bool {
+        self.dialer && self.streams.len() < self.limits.streams && self.newest < u32::MAX
+    }
+
     /// Opens a stream. Data may follow at once. `Err` gives `user` back: the streams or their identifiers are used up.
     pub fn open(
         &mut self,
@@ -276,7 +283,7 @@ impl<T> Session<T> {
         user: T,
         now: Instant,
     ) -> Result<u32, T> {
-        if !self.dialer || self.streams.len() >= self.limits.streams || self.newest == u32::MAX {
+        if !self.can_open() {
             return Err(user);
         }
         self.newest += 1;
@@ -635,6 +642,11 @@ impl<T> Session<T> {
         self.inbound.received() - self.told
     }
 
+    /// So many bytes received want an ACK: long before the peer's own bound is reached.
+    fn ack_every(&self) -> u64 {
+        ACK_EVERY.min(self.limits.peer_buffer / 8).max(ACK_LEAST)
+    }
+
     /// Whether [`emit`](Self::emit) would write something.
     pub fn has_words(&self) -> bool {
         self.ping.is_some()
@@ -644,7 +656,7 @@ impl<T> Session<T> {
             || !self.listed.is_empty()
             || (!self.unopened.is_empty() && !self.is_full())
             || !self.last_words.is_empty()
-            || self.untold() >= ACK_EVERY.min(self.limits.peer_buffer / 8)
+            || self.untold() >= self.ack_every()
     }
 
     /// Writes frames that are no DATA, beats first, until they are all written or about `room` bytes wait for the
@@ -657,7 +669,7 @@ impl<T> Session<T> {
         if let Some(clock) = self.ping.take() {
             self.out.push(0, Kind::Ping, &clock.to_le_bytes());
         }
-        if self.untold() >= ACK_EVERY.min(self.limits.peer_buffer / 8) || (beats && self.untold() > 0) {
+        if self.untold() >= self.ack_every() || (beats && self.untold() > 0) {
             self.told = self.inbound.received();
             self.out.push(0, Kind::Ack, &self.told.to_le_bytes());
         }

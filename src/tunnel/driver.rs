@@ -231,6 +231,11 @@ impl Driver {
         }
     }
 
+    /// Whether [`open`](Self::open) would take another stream.
+    pub fn can_open(&self) -> bool {
+        !self.session.is_going_away() && self.session.can_open()
+    }
+
     /// The service of a stream that [`Event::Open`] told of is there. Late answers are dropped.
     pub fn accept(&mut self, stream: u32, local: Local) {
         match self.session.get(stream) {
@@ -327,6 +332,12 @@ impl Driver {
         self.requeue_parked();
         self.ready.poke();
         Ok(again)
+    }
+
+    /// The peer's word cannot be right: the connection goes, and the owner hears of it as of any violation.
+    pub fn break_off(&mut self, violation: Violation) {
+        self.violated(violation);
+        self.ready.poke();
     }
 
     /// As if the cable were out until then: the link is neither read nor written.

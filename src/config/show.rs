@@ -229,7 +229,14 @@ mod tests {
             [a, b].into_iter().map(|up| (up.name.clone(), Arc::new(up))).collect::<BTreeMap<_, _>>()
         });
         (http, admin, log, drain, upstreams)
-            .prop_map(|(http, admin, log, drain, upstreams)| Config { http, admin, log, drain, upstreams, gateway: None })
+            .prop_map(|(http, admin, log, drain, upstreams)| Config {
+                http,
+                admin,
+                log,
+                drain,
+                upstreams,
+                gateway: None,
+            })
             .boxed()
     }
 

@@ -206,6 +206,7 @@ impl<'l> App<'l> {
                     Signal::Drain => {
                         tracing::info!(clients = self.running.clients().open, "draining: open clients may finish");
                         self.status.draining.store(true, Ordering::Release);
+                        self.running.drain();
                         drain = Some(Drain::new(&self.running.config().drain));
                     }
                     Signal::Exit => {

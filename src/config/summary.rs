@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::load::Loaded;
 use super::units::show_duration;
 use super::{Address, Config, Upstream};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Mode};
 
 /// Kept for links, HTTP and files.
 const DESCRIPTORS_KEPT: u64 = 64;
@@ -54,7 +54,7 @@ impl Loaded {
         let mut series = 0;
         for upstream in self.config.upstreams.values() {
             lines.extend(of_upstream(upstream));
-            series += Metrics::series_of(upstream.endpoints.len(), upstream.tls.is_some());
+            series += Metrics::series_of(Mode::of(upstream), upstream.endpoints.len(), upstream.tls.is_some());
         }
         let upstreams = self.config.upstreams.len();
         let plural = if upstreams == 1 { "" } else { "s" };
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn a_summary_tells_budget_series_and_descriptors() {
         // 13 single series, 33 of closed lists, 36 of histograms and 2 of the endpoint.
-        let series = Metrics::series_of(1, false);
+        let series = Metrics::series_of(Mode::Direct, 1, false);
         assert_eq!(
             loaded("").summary(),
             [

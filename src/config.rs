@@ -170,6 +170,11 @@ pub enum Address {
 }
 
 impl Address {
+    /// What a peer says of an endpoint, by the grammar of the file: `host:port`, `[v6]:port`. `None`: it is none.
+    pub fn told(text: &str) -> Option<Self> {
+        address::endpoint(text).ok().filter(|address| !matches!(address, Self::Unix(_)))
+    }
+
     /// The name TLS checks unless `tls.server_name` says otherwise.
     pub fn host(&self) -> String {
         match self {

@@ -9,3 +9,4 @@ pub mod keeper;
 pub mod link;
 pub mod pulse;
 pub mod slot;
+pub mod token;

@@ -549,3 +549,6 @@ fn with_scratch<R>(work: impl FnOnce(&mut [u8]) -> R) -> R {
     SCRATCH.set(scratch);
     result
 }
+
+#[cfg(test)]
+mod tests;

@@ -107,6 +107,11 @@ impl Hub {
         (slot, &self.workers[worker])
     }
 
+    /// The next runtime in turn.
+    pub fn worker(&self) -> &Handle {
+        &self.workers[self.turn.fetch_add(1, Ordering::Relaxed) % self.workers.len()]
+    }
+
     pub fn remove_slot(&self, id: u64) {
         self.slots.rcu(|slots| slots.iter().filter(|slot| slot.id != id).cloned().collect::<Vec<_>>());
     }

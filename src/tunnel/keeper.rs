@@ -52,7 +52,7 @@ impl Keeper {
                 },
                 Some(ended) = self.links.join_next_with_id() => {
                     match ended {
-                        Ok((id, ())) => self.ended(id),
+                        Ok((id, ())) => drop(self.ended(id)),
                         Err(error) => self.panicked(&error),
                     }
                     self.fill();

@@ -10,7 +10,7 @@ use crate::config::Beats;
 use crate::link::heartbeat::Delivery;
 use crate::metrics::LossReason;
 use crate::net::wire::Wire;
-use crate::net::{kernel, socket};
+use crate::net::socket;
 use crate::session::Violation;
 use crate::tunnel::pulse::{Death, Pulse, Verdict};
 
@@ -22,8 +22,6 @@ pub(super) struct Connection {
     preface: Vec<u8>,
     written: usize,
     room: Room,
-    /// A write was refused: wait for the socket.
-    blocked: bool,
 }
 
 impl Connection {
@@ -34,7 +32,7 @@ impl Connection {
         // Where the kernel has neither, everything works, only less well under stress.
         let _ = wire.set_notsent_lowat(room.kernel as u32);
         let _ = socket::apply_rto_max(wire.tcp(), rto_max(beats));
-        Self { wire, pulse, preface, written: 0, room, blocked: false }
+        Self { wire, pulse, preface, written: 0, room }
     }
 
     pub fn retune(&mut self, beats: &Beats, now: Instant) {
@@ -305,6 +303,6 @@ fn delivery(wire: &Wire) -> Option<Delivery> {
     Some(Delivery {
         all_acknowledged: info.unacked == 0 && info.notsent_bytes == 0,
         acknowledged: info.bytes_acked,
-        last_acknowledged: info.last_ack_recv,
+        last_acknowledged: info.last_ack_received,
     })
 }

@@ -102,7 +102,7 @@ impl LinkTask {
             id: welcome.session,
             secret,
             gateway: welcome.name.clone(),
-            advertise: told.and_then(|text| config::endpoint_address(text).ok()),
+            advertise: told.and_then(Address::told),
             address: self.ways.get(&id).and_then(|way| way.address),
             streams: usize::try_from(welcome.streams).unwrap_or(usize::MAX).max(1),
             resume: welcome.resume,

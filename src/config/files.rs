@@ -123,6 +123,7 @@ impl Files {
         let of = |file| {
             let (key, text) = match file {
                 tls::File::Ca => ("ca_file", texts[0]),
+                tls::File::ClientCa => ("client_ca_file", texts[0]),
                 tls::File::Cert => ("cert_file", texts[1]),
                 tls::File::Key => ("key_file", texts[2]),
             };

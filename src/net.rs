@@ -9,3 +9,4 @@ pub mod socket;
 pub mod splice;
 pub mod stream;
 pub mod tls;
+pub mod token;

@@ -11,4 +11,5 @@ pub mod socket;
 pub mod splice;
 pub mod stream;
 pub mod tls;
+pub mod token;
 pub mod wire;

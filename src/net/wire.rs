@@ -105,7 +105,6 @@ impl Wire {
         let result = ready!(read(&mut self.tcp, tls, context, buffer));
         if result.is_err() && tls.wants_write() {
             // The alert that tells the peer what was wrong with it; the error stands without.
-            
         }
         Poll::Ready(result)
     }

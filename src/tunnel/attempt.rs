@@ -65,12 +65,7 @@ pub async fn connect(target: Target, options: DialOptions, resolver: Resolver) -
 }
 
 /// Says `hello` and reads the answer, not a byte more.
-pub async fn ask(
-    mut wire: Wire,
-    hello: Vec<u8>,
-    nonce: [u8; 32],
-    within: Duration,
-) -> Result<Answered, AskError> {
+pub async fn ask(mut wire: Wire, hello: Vec<u8>, nonce: [u8; 32], within: Duration) -> Result<Answered, AskError> {
     let asked = async {
         write_all(&mut wire, &hello).await?;
         let mut bytes = Vec::with_capacity(256);

@@ -241,7 +241,11 @@ impl Hub {
             self.status.metrics.refuse(reason);
             return client.socket.refuse();
         }
-        if first { waiting.clients.push_front(client) } else { waiting.clients.push_back(client) }
+        if first {
+            waiting.clients.push_front(client)
+        } else {
+            waiting.clients.push_back(client)
+        }
         self.status.metrics.waiting.set(waiting.clients.len() as i64);
         drop(waiting);
         self.keeper.notify_one();

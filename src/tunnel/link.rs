@@ -258,9 +258,7 @@ impl LinkTask {
         let bytes = hello.encode(known.map(|known| &*known.secret), token.as_deref(), &binding);
         let within = settings.retry.connect_timeout.min(settings.heartbeat.timeout.max(ANSWER_LEAST));
         let nonce = hello.nonce;
-        let task = async move {
-            (id, Done::Asked(attempt::ask(wire, bytes, nonce, within).await.map(Box::new)))
-        };
+        let task = async move { (id, Done::Asked(attempt::ask(wire, bytes, nonce, within).await.map(Box::new))) };
         let handle = self.tasks.spawn(task);
         self.running.insert(id, handle);
     }
@@ -323,7 +321,10 @@ impl LinkTask {
             Event::Recovered => self.step(Input::Recovered),
             Event::GoAway { code, retry_after } => {
                 tracing::info!(
-                    upstream = self.hub.name, link = self.slot.id, ?code, ?retry_after,
+                    upstream = self.hub.name,
+                    link = self.slot.id,
+                    ?code,
+                    ?retry_after,
                     "the gateway takes no new streams: another link is made for them"
                 );
                 self.drain_away();
@@ -373,7 +374,12 @@ impl LinkTask {
         if self.cut_at.is_some_and(|at| now >= at) {
             self.cut_at = None;
             let cut = self.driver.end_streams(ResetCode::Drained, CloseReason::Drained);
-            tracing::warn!(upstream = self.hub.name, link = self.slot.id, streams = cut, "drain is over: the rest is reset");
+            tracing::warn!(
+                upstream = self.hub.name,
+                link = self.slot.id,
+                streams = cut,
+                "drain is over: the rest is reset"
+            );
             return self.step(Input::Stop);
         }
         self.step(Input::Tick);
@@ -421,9 +427,8 @@ impl LinkTask {
     /// When the connection at hand is old enough to be renewed.
     fn schedule_move(&mut self) {
         let age = self.settings.borrow().pool.max_age;
-        self.move_at = age.filter(|_| self.driver.has_wire()).map(|age| {
-            Instant::now() + age.mul_f64(1.0 - 0.1 * fastrand::f64())
-        });
+        self.move_at =
+            age.filter(|_| self.driver.has_wire()).map(|age| Instant::now() + age.mul_f64(1.0 - 0.1 * fastrand::f64()));
     }
 }
 

@@ -9,8 +9,8 @@ use super::{Driver, Event, RECORD, Reading, with_scratch};
 use crate::config::Beats;
 use crate::link::heartbeat::Delivery;
 use crate::metrics::LossReason;
-use crate::net::wire::Wire;
 use crate::net::socket;
+use crate::net::wire::Wire;
 use crate::session::Violation;
 use crate::tunnel::pulse::{Death, Pulse, Verdict};
 

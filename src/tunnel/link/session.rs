@@ -66,8 +66,7 @@ impl LinkTask {
         };
         match agreed {
             Ok(known) => {
-                let answer =
-                    Answer::Welcome { deadline: known.resume.deadline, advertise: known.advertise.is_some() };
+                let answer = Answer::Welcome { deadline: known.resume.deadline, advertise: known.advertise.is_some() };
                 self.agreed = Some(Agreed { id, answered, known });
                 self.step(Input::Answer(id, answer));
                 // Taken by the step, or of an attempt that no longer counts.

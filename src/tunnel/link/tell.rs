@@ -137,7 +137,13 @@ impl LinkTask {
         let endpoint = self.ways.get(&id).map(|way| way.endpoint.name.clone());
         // The same trouble once more is a count, not a line.
         if self.last_error.as_deref() != Some(&why) {
-            tracing::warn!(upstream = self.hub.name, link = self.slot.id, endpoint, outcome = outcome.name(), "dial failed: {why}");
+            tracing::warn!(
+                upstream = self.hub.name,
+                link = self.slot.id,
+                endpoint,
+                outcome = outcome.name(),
+                "dial failed: {why}"
+            );
             self.event_of("dial_failed", endpoint, None, why.clone());
         }
         if !self.driver.has_wire() {
@@ -155,7 +161,12 @@ impl LinkTask {
     pub(super) fn tell_suspect(&mut self) {
         let endpoint = self.at.as_ref().map(|endpoint| endpoint.name.clone());
         tracing::info!(upstream = self.hub.name, link = self.slot.id, endpoint, "link suspect: a beat is unanswered");
-        self.event_of("suspect", endpoint, None, "a heartbeat is unanswered; a second connection is dialled".to_owned());
+        self.event_of(
+            "suspect",
+            endpoint,
+            None,
+            "a heartbeat is unanswered; a second connection is dialled".to_owned(),
+        );
     }
 
     /// The connection is gone.
@@ -223,7 +234,13 @@ impl LinkTask {
             }
         }
         tracing::info!(
-            upstream = self.hub.name, link = self.slot.id, endpoint, address, streams, replayed_bytes = again, ?outage,
+            upstream = self.hub.name,
+            link = self.slot.id,
+            endpoint,
+            address,
+            streams,
+            replayed_bytes = again,
+            ?outage,
             "session resumed"
         );
         self.event_of("resumed", endpoint, None, format!("{streams} streams go on, {again} bytes were sent again"));
@@ -235,7 +252,12 @@ impl LinkTask {
             Gone::Expired => "no connection came within resume.deadline",
             Gone::Violation => "the gateway broke the protocol",
         };
-        tracing::warn!(upstream = self.hub.name, link = self.slot.id, streams, "session gone: {text}; its streams are reset");
+        tracing::warn!(
+            upstream = self.hub.name,
+            link = self.slot.id,
+            streams,
+            "session gone: {text}; its streams are reset"
+        );
         self.event_of("session_gone", None, None, format!("{text}; {streams} streams are reset"));
         self.view.show_session(None);
     }

@@ -7,8 +7,23 @@ use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 use super::labels::{Label, ResumeOutcome};
 
 /// How a peer can break the protocol: the values of `everlink_protocol_violations_total{reason}`.
-pub const VIOLATIONS: &[&str] =
-    &["length", "type", "stream", "window", "credit", "ack", "empty_data", "flood", "open", "role", "hello", "resume"];
+pub const VIOLATIONS: &[&str] = &[
+    "length",
+    "type",
+    "empty_data",
+    "stream",
+    "reused_stream",
+    "role",
+    "open",
+    "window",
+    "after_fin",
+    "credit",
+    "ack",
+    "tune",
+    "flood",
+    "resume",
+    "hello",
+];
 
 /// The sessions of one upstream in tunnel mode.
 pub struct SessionMetrics {

@@ -64,6 +64,13 @@ pub async fn connect(target: Target, options: DialOptions, resolver: Resolver) -
     Ok(Connected { wire, address: dialled.address, rtt: dialled.connect_rtt })
 }
 
+/// A dial that begins while the cable is out: like a lost SYN it comes to nothing, within the time it has.
+pub async fn in_the_dark(target: Target, within: Duration) -> Result<Connected, DialError> {
+    tokio::time::sleep(within).await;
+    let (endpoint, address) = (target.endpoint.name, "a rehearsed outage".to_owned());
+    Err(DialError::Timeout { endpoint, address, stage: dial::Stage::Connect, within })
+}
+
 /// Says `hello` and reads the answer, not a byte more.
 pub async fn ask(mut wire: Wire, hello: Vec<u8>, nonce: [u8; 32], within: Duration) -> Result<Answered, AskError> {
     let asked = async {

@@ -160,6 +160,8 @@ pub struct Driver {
     armed: Instant,
     pause: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     sweep: u32,
+    /// There are sockets that have no keepalive yet.
+    unsustained: bool,
     next_sweep: Option<Instant>,
     blackhole: Option<Instant>,
 }
@@ -200,6 +202,7 @@ impl Driver {
             armed,
             pause: None,
             sweep: 0,
+            unsustained: false,
             next_sweep: None,
             blackhole: None,
         }
@@ -266,7 +269,12 @@ impl Driver {
         bell.ring();
         place.bell = bell;
         place.settle(local);
-        self.next_sweep.get_or_insert_with(|| Instant::now() + SWEEP);
+        // Accepted clients have their keepalive from the listener.
+        place.sustained = self.near;
+        self.unsustained |= !self.near;
+        if self.unsustained || self.settings.idle_timeout.is_some() {
+            self.next_sweep.get_or_insert_with(|| Instant::now() + SWEEP);
+        }
     }
 
     /// Streams, those whose service is being dialled included.
@@ -500,9 +508,12 @@ impl Driver {
         let sweep = self.sweep;
         let idle = self.settings.idle_timeout.map(|idle| idle.as_secs_f64().ceil() as u32);
         let mut over = Vec::new();
+        self.unsustained = false;
         for stream in self.session.ids() {
             let Some(place) = self.session.get(stream) else { continue };
-            if !place.sustained && now.saturating_duration_since(place.since) >= SWEEP {
+            if !place.sustained && now.saturating_duration_since(place.since) < SWEEP {
+                self.unsustained = true;
+            } else if !place.sustained {
                 place.sustained = true;
                 if let Some(socket) = place.stream.as_ref().filter(|socket| socket.tcp_fd().is_some()) {
                     let _ = crate::net::socket::apply_keepalive(socket, &crate::net::socket::Keepalive::LOCAL);
@@ -515,7 +526,8 @@ impl Driver {
         for stream in over {
             self.end(stream, Some(ResetCode::Idle), CloseReason::Idle);
         }
-        self.next_sweep = (self.session.streams() > 0).then_some(now + SWEEP);
+        let again = self.session.streams() > 0 && (idle.is_some() || self.unsustained);
+        self.next_sweep = again.then_some(now + SWEEP);
     }
 }
 

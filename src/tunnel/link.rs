@@ -71,6 +71,8 @@ pub struct LinkTask {
     drain: watch::Receiver<Duration>,
     last_error: Option<String>,
     told_waiting: bool,
+    /// A rehearsed outage lasts until then.
+    dark_until: Option<Instant>,
 }
 
 impl LinkTask {
@@ -110,6 +112,7 @@ impl LinkTask {
             drain,
             last_error: None,
             told_waiting: false,
+            dark_until: None,
         }
     }
 
@@ -196,7 +199,14 @@ impl LinkTask {
         let way =
             Way { endpoint: self.named(&target.endpoint), address: None, rtt: Duration::ZERO, begun: Instant::now() };
         self.ways.insert(id, way);
-        let task = async move { (id, Done::Connected(attempt::connect(target, options, resolver).await)) };
+        let dark = self.dark_until.is_some_and(|until| until > Instant::now());
+        let task = async move {
+            let connected = match dark {
+                true => attempt::in_the_dark(target, options.connect_timeout).await,
+                false => attempt::connect(target, options, resolver).await,
+            };
+            (id, Done::Connected(connected))
+        };
         let handle = self.tasks.spawn(task);
         self.running.insert(id, handle);
     }
@@ -358,7 +368,10 @@ impl LinkTask {
             self.step(Input::Retry);
         }
         if let Some(time) = self.slot.take_blackhole() {
-            self.driver.blackhole(Instant::now() + time);
+            let until = Instant::now() + time;
+            self.dark_until = Some(until);
+            self.driver.blackhole(until);
+            self.tell_drill(time);
         }
         self.take_clients();
         self.end_when_drained();

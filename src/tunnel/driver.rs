@@ -97,6 +97,8 @@ pub trait Observer: Send + Sync {
     /// Bytes came over the link.
     fn received(&self);
     fn violation(&self, violation: Violation);
+    /// How many streams there are, and how many bytes the peer has not acknowledged.
+    fn stands(&self, _streams: usize, _unacknowledged: u64) {}
 }
 
 /// Memory that several sessions share, in bytes.
@@ -368,6 +370,9 @@ impl Driver {
         if let Some(connection) = &mut self.connection {
             connection.retune(&settings.beats, now);
         }
+        if settings.idle_timeout.is_some() && self.session.streams() > 0 {
+            self.next_sweep.get_or_insert(now + SWEEP);
+        }
         self.settings = settings;
         self.ready.poke();
     }
@@ -461,6 +466,7 @@ impl Driver {
         if self.sent + self.received > 0 {
             self.observer.moved(std::mem::take(&mut self.sent), std::mem::take(&mut self.received));
         }
+        self.observer.stands(self.session.streams(), self.session.unacknowledged());
         if let Some(budget) = &self.settings.budget {
             let memory = self.session.memory();
             if memory.abs_diff(self.told_memory) >= WORTH_TELLING {

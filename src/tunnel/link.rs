@@ -49,6 +49,7 @@ pub struct LinkTask {
     endpoints: Vec<Endpoint>,
     claims: Claims,
     driver: Driver,
+    counting: Arc<Counting>,
     known: Option<Known>,
     tasks: JoinSet<(AttemptId, Done)>,
     /// Attempts whose task runs.
@@ -87,7 +88,8 @@ impl LinkTask {
             0 => Claims::new(numbers, now, seed),
             failed => Claims::after_failures(numbers, now, seed, failed),
         };
-        let driver = Driver::near(driver_settings(&current), Counting::new(hub, slot));
+        let counting = Counting::new(hub, slot);
+        let driver = Driver::near(driver_settings(&current), counting.clone());
         Self {
             hub: hub.clone(),
             slot: slot.clone(),
@@ -96,6 +98,7 @@ impl LinkTask {
             endpoints,
             claims,
             driver,
+            counting,
             known: None,
             tasks: JoinSet::new(),
             running: HashMap::new(),
@@ -424,6 +427,9 @@ impl LinkTask {
         let mut settings = driver_settings(&new);
         settings.peer_buffer = self.driver.settings().peer_buffer;
         settings.streams = settings.streams.min(self.known.as_ref().map_or(usize::MAX, |known| known.streams));
+        if let Some(known) = &self.known {
+            known.figures.set_buffer(settings.buffer);
+        }
         self.driver.retune(settings);
         if other_beats {
             self.driver.tune_peer(beats);

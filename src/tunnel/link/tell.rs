@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::LinkTask;
+use arc_swap::ArcSwapOption;
+
 use crate::config::Endpoint;
 use crate::metrics::{
     CloseReason, DialOutcome, Direction, Label, LinkState, LossReason, ResumeOutcome, UpstreamMetrics, unix_now,
 };
 use crate::session::Violation;
-use crate::status::{Event, LinkView};
+use crate::status::{Event, LinkView, SessionFigures};
 use crate::tunnel::claims::{AttemptId, Gone, State};
 use crate::tunnel::driver::Observer;
 use crate::tunnel::hub::Hub;
@@ -28,11 +30,14 @@ pub(super) struct Way {
 pub(super) struct Counting {
     metrics: Arc<UpstreamMetrics>,
     slot: Arc<Slot>,
+    /// The session's, once there is one.
+    figures: ArcSwapOption<SessionFigures>,
 }
 
 impl Counting {
     pub fn new(hub: &Arc<Hub>, slot: &Arc<Slot>) -> Arc<Self> {
-        Arc::new(Self { metrics: hub.status.metrics.clone(), slot: slot.clone() })
+        let metrics = hub.status.metrics.clone();
+        Arc::new(Self { metrics, slot: slot.clone(), figures: ArcSwapOption::empty() })
     }
 }
 
@@ -62,6 +67,13 @@ impl Observer for Counting {
 
     fn received(&self) {
         self.metrics.last_received.set(unix_now());
+    }
+
+    fn stands(&self, streams: usize, unacknowledged: u64) {
+        if let Some(figures) = &*self.figures.load() {
+            figures.set_streams(streams);
+            figures.set_unacknowledged(unacknowledged);
+        }
     }
 
     fn violation(&self, violation: Violation) {
@@ -105,11 +117,6 @@ impl LinkTask {
                 (view.endpoint, view.address, view.last_error) = (endpoint, connected, last_error);
             });
             self.hub.status.show_wait();
-        }
-        if let Some(known) = &self.known {
-            known.figures.set_streams(self.driver.streams());
-            known.figures.set_unacknowledged(self.driver.unacknowledged());
-            known.figures.set_buffer(self.driver.settings().buffer);
         }
     }
 
@@ -219,7 +226,9 @@ impl LinkTask {
         let endpoint = Some(way.endpoint.name.clone());
         let address = way.address.map(|address| address.to_string());
         let Some(known) = &self.known else { return };
+        known.figures.set_buffer(self.driver.settings().buffer);
         self.view.show_session(Some(known.figures.clone()));
+        self.counting.figures.store(Some(known.figures.clone()));
         if !resumed {
             tracing::info!(upstream = self.hub.name, link = self.slot.id, endpoint, address, gateway = known.gateway, session = ?known.id, "link up");
             return self.event_of("up", endpoint, None, format!("a new session at {}", known.gateway));

@@ -13,3 +13,4 @@ pub mod stream;
 pub mod tls;
 pub mod token;
 pub mod wire;
+pub mod wire;

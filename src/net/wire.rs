@@ -16,10 +16,10 @@ use super::kernel::{self, TcpInfo};
 use super::socket;
 use super::stream::Stream;
 
-/// Ciphertext made ahead of the socket, in bytes of what it holds: four records.
+/// Plain text encrypted ahead of the socket, in bytes: four records.
 const AHEAD: usize = 64 << 10;
-/// The most a record takes on the wire: 16 KiB, 2048 bytes of expansion and a header of 5 (RFC 8446, section 5.2, with
-/// TLS 1.2's bound). A part of one may wait inside rustls.
+/// The most a record takes on the wire: 16 KiB, 2048 bytes of expansion as TLS 1.2 allowed, and a header of 5
+/// (RFC 5246, section 6.2.3). A part of one may wait inside rustls.
 const RECORD_MAX: usize = (16 << 10) + 2048 + 5;
 /// From this size, a buffer to read into also takes the ciphertext on its way.
 const ROOMY: usize = 64 << 10;
@@ -87,8 +87,8 @@ impl Wire {
     /// Reads what is there into `buffer`; `Ok(0)` is the peer's end, said (`close_notify`) or not.
     ///
     /// One system call and then as much as it brought. Under TLS a buffer of 64 KiB or more is also where the
-    /// ciphertext lands, so it should be one that many wires share; a smaller one works, at a system call a record.
-    /// What lies in `buffer` beyond the bytes read is then garbage. An empty buffer reads nothing and is `Ok(0)`.
+    /// ciphertext lands, so it should be one that many wires share; a smaller one works, at several system calls a
+    /// record. What lies in `buffer` beyond the bytes read is then garbage. An empty buffer reads nothing: `Ok(0)`.
     pub fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let Some(tls) = &mut self.tls else { return read_tcp(&mut self.tcp, context, buffer) };
         if buffer.is_empty() {
@@ -105,6 +105,7 @@ impl Wire {
         let result = ready!(read(&mut self.tcp, tls, context, buffer));
         if result.is_err() && tls.wants_write() {
             // The alert that tells the peer what was wrong with it; the error stands without.
+            let _ = tls.write_tls(&mut Socket { tcp: &mut self.tcp, context });
         }
         Poll::Ready(result)
     }
@@ -242,12 +243,8 @@ fn read_many_records(
         while taken < end {
             taken += tls.read_tls(&mut &buffer[taken..end])?;
             let state = tls.process_new_packets().map_err(invalid)?;
-            while state.plaintext_bytes_to_read() > 0 && plain < taken {
-                match tls.reader().read(&mut buffer[plain..taken]) {
-                    Ok(length @ 1..) => plain += length,
-                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
-                    _ => break,
-                }
+            if state.plaintext_bytes_to_read() > 0 {
+                plain += tls.reader().read(&mut buffer[plain..taken])?;
             }
             if state.peer_has_closed() {
                 return Poll::Ready(Ok(plain));

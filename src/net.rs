@@ -13,4 +13,3 @@ pub mod stream;
 pub mod tls;
 pub mod token;
 pub mod wire;
-pub mod wire;

@@ -433,6 +433,11 @@ impl<T> Session<T> {
 
     // ---- connections ----
 
+    /// Whether [`resume`](Self::resume) would go on from there.
+    pub fn can_resume(&self, received: u64) -> bool {
+        self.out.keeps(received)
+    }
+
     /// A new connection takes over; the peer has received everything before `received`. Returns how many bytes are sent
     /// again. `told`: the offset of ours that the peer was told in turn.
     pub fn resume(&mut self, received: u64, told: u64) -> Result<u64, Violation> {

@@ -166,10 +166,15 @@ impl Outbound {
         Ok(())
     }
 
+    /// Whether everything from `offset` on can be sent again: it was sent, and is still kept.
+    pub fn keeps(&self, offset: u64) -> bool {
+        (self.acked..=self.high).contains(&offset)
+    }
+
     /// A new connection: the peer has everything before `offset` and gets the rest (again). Returns how many bytes are
     /// sent again. Errors: [`Violation::Resume`] if that was never sent, or is no longer kept; nothing has changed then.
     pub fn rewind(&mut self, offset: u64) -> Result<u64, Violation> {
-        if offset > self.high || offset < self.acked {
+        if !self.keeps(offset) {
             return Err(Violation::Resume);
         }
         let again = self.high - offset;

@@ -124,7 +124,8 @@ impl Window {
             self.size
         };
         let next = if wanted > self.size { self.size + (wanted - self.size).min(pool.most()) } else { wanted };
-        let next = next.max(u64::from(INITIAL));
+        // What the peer may still send, and what is held, cannot be taken back: others may not have it yet.
+        let next = next.max(u64::from(INITIAL)).max(self.allowed + self.held);
         pool.used = pool.used.saturating_sub(self.size) + next;
         self.size = next;
         let due = self.size.saturating_sub(self.allowed + self.held);

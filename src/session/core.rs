@@ -7,6 +7,7 @@
 //! | full | answer |
 //! |---|---|
 //! | bytes kept for replay | OPEN and DATA wait; the owner reads no local socket. CREDIT, FIN, RESET and ACK pass |
+//! | bytes waiting for the connection | words wait; PONG, ACK and each stream's CREDIT in a slot of their own |
 //! | a stream's window | the peer stops sending; more is a violation |
 //! | last words waiting to be sent | the link is read no further, see [`Session::may_read`] |
 //! | OPENs or small frames a second | the link is read later |
@@ -34,6 +35,10 @@ const ACK_EVERY: u64 = 128 * 1024;
 const LAST_WORDS: usize = 16 * 1024;
 /// A frame of another stream within this time: a stream is not alone.
 const COMPANY: Duration = Duration::from_millis(100);
+/// However little a peer keeps, an ACK is not worth its 16 bytes for less.
+const ACK_LEAST: u64 = 1024;
+/// With less than this waiting, PONG and ACK go out even if the connection is full.
+const BEATS: u64 = 1024;
 /// Our credit for one stream ends here; a peer that gives more is at fault.
 const CREDIT_MOST: u64 = 4 * LARGEST;
 
@@ -627,7 +632,12 @@ impl<T> Session<T> {
 
     /// Bytes received since the peer was last told.
     fn untold(&self) -> u64 {
-        self.inbound.received() - self.told
+        self.inbound.received().saturating_sub(self.told)
+    }
+
+    /// Enough was received for an ACK: long before the peer has no more room to keep.
+    fn is_ack_due(&self) -> bool {
+        self.untold() >= ACK_EVERY.min(self.limits.peer_buffer / 8).max(ACK_LEAST)
     }
 
     /// Whether [`emit`](Self::emit) would write something.
@@ -639,20 +649,22 @@ impl<T> Session<T> {
             || !self.listed.is_empty()
             || (!self.unopened.is_empty() && !self.is_full())
             || !self.last_words.is_empty()
-            || self.untold() >= ACK_EVERY.min(self.limits.peer_buffer / 8)
+            || self.is_ack_due()
     }
 
     /// Writes frames that are no DATA, beats first, until they are all written or about `room` bytes wait for the
     /// connection. Only while there is a connection: what waits meanwhile is coalesced.
     pub fn emit(&mut self, room: u64, now: Instant) {
-        let beats = self.pong.is_some() || self.ping.is_some();
-        if let Some(clock) = self.pong.take() {
+        // What the peer can call forth at will waits in its slot while nothing moves. Our PINGs are as few as we want.
+        let moves = self.out.unsent() < room.max(BEATS);
+        let beats = self.ping.is_some() || (self.pong.is_some() && moves);
+        if moves && let Some(clock) = self.pong.take() {
             self.out.push(0, Kind::Pong, &clock.to_le_bytes());
         }
         if let Some(clock) = self.ping.take() {
             self.out.push(0, Kind::Ping, &clock.to_le_bytes());
         }
-        if self.untold() >= ACK_EVERY.min(self.limits.peer_buffer / 8) || (beats && self.untold() > 0) {
+        if (moves && self.is_ack_due()) || (beats && self.untold() > 0) {
             self.told = self.inbound.received();
             self.out.push(0, Kind::Ack, &self.told.to_le_bytes());
         }

@@ -7,6 +7,7 @@
 //! | full | answer |
 //! |---|---|
 //! | bytes kept for replay | OPEN and DATA wait; the owner reads no local socket. CREDIT, FIN, RESET and ACK pass |
+//! | a mebibyte of those beyond the buffer | a peer that reads and never acknowledges: a violation |
 //! | bytes waiting for the connection | words wait; PONG, ACK and each stream's CREDIT in a slot of their own |
 //! | a stream's window | the peer stops sending; more is a violation |
 //! | last words waiting to be sent | the link is read no further, see [`Session::may_read`] |
@@ -37,6 +38,9 @@ const LAST_WORDS: usize = 16 * 1024;
 const COMPANY: Duration = Duration::from_millis(100);
 /// However little a peer keeps, an ACK is not worth its 16 bytes for less.
 const ACK_LEAST: u64 = 1024;
+/// What frames other than OPEN and DATA may add to the bytes kept for replay. An honest peer acknowledges long before: a
+/// mebibyte is the CREDITs for a gigabyte.
+const CONTROL_MOST: u64 = 1024 * 1024;
 /// With less than this waiting, PONG and ACK go out even if the connection is full.
 const BEATS: u64 = 1024;
 /// Our credit for one stream ends here; a peer that gives more is at fault.
@@ -133,6 +137,8 @@ pub struct Session<T> {
     opens: Bucket,
     small: Bucket,
     pings: Bucket,
+    /// The largest buffer that ever held.
+    kept_most: u64,
     last_data: u32,
     company: Option<Instant>,
     #[cfg(test)]
@@ -177,6 +183,7 @@ impl<T> Session<T> {
             small: Bucket::new(200_000.0, 100_000.0, now),
             // A beat comes every 50 ms at most; those of an outage come at once when it ends.
             pings: Bucket::new(4000.0, 200.0, now),
+            kept_most: limits.buffer,
             last_data: 0,
             company: None,
             #[cfg(test)]
@@ -234,6 +241,7 @@ impl<T> Session<T> {
     /// Takes new bounds. Windows already granted stay until they are used.
     pub fn retune(&mut self, limits: Limits) {
         self.limits = limits;
+        self.kept_most = self.kept_most.max(limits.buffer);
         (self.pool.limit, self.pool.streams) = (limits.windows, limits.streams);
     }
 
@@ -504,6 +512,10 @@ impl<T> Session<T> {
         }
         if kind.is_of_stream() && kind != Kind::Open && id > self.newest {
             return Err(Violation::Stream);
+        }
+        let sent = self.out.unacknowledged() - self.out.unsent();
+        if kind != Kind::Ack && sent > self.kept_most + CONTROL_MOST {
+            return Err(Violation::Unacknowledged);
         }
         Ok(match kind {
             Kind::Open => {

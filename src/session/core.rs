@@ -43,6 +43,8 @@ const ACK_LEAST: u64 = 1024;
 const CONTROL_MOST: u64 = 1024 * 1024;
 /// With less than this waiting, PONG and ACK go out even if the connection is full.
 const BEATS: u64 = 1024;
+/// DATA shorter than this is counted as a small frame is.
+const TINY: u32 = 256;
 /// Our credit for one stream ends here; a peer that gives more is at fault.
 const CREDIT_MOST: u64 = 4 * LARGEST;
 
@@ -136,6 +138,7 @@ pub struct Session<T> {
     rate: Rate,
     opens: Bucket,
     small: Bucket,
+    tiny: Bucket,
     pings: Bucket,
     /// The largest buffer that ever held.
     kept_most: u64,
@@ -181,6 +184,8 @@ impl<T> Session<T> {
             opens: Bucket::new(1000.0, 1000.0, now),
             // CREDIT, ACK, OPENED and the like: some ten for each megabyte or connection.
             small: Bucket::new(200_000.0, 100_000.0, now),
+            // More than a core can pass on, each by a system call.
+            tiny: Bucket::new(200_000.0, 200_000.0, now),
             // A beat comes every 50 ms at most; those of an outage come at once when it ends.
             pings: Bucket::new(4000.0, 200.0, now),
             kept_most: limits.buffer,
@@ -458,7 +463,8 @@ impl<T> Session<T> {
         if self.last_words.len() >= LAST_WORDS {
             return Err(None);
         }
-        let later = [self.opens.ready_at(now), self.small.ready_at(now)].into_iter().flatten().max();
+        let later = [&mut self.opens, &mut self.small, &mut self.tiny].map(|bucket| bucket.ready_at(now));
+        let later = later.into_iter().flatten().max();
         later.map_or(Ok(()), |at| Err(Some(at)))
     }
 
@@ -483,6 +489,9 @@ impl<T> Session<T> {
         bytes: &'b [u8],
         begins: Option<u32>,
     ) -> Result<Incoming<'b>, Violation> {
+        if begins.is_some_and(|length| length < TINY) {
+            self.tiny.take(now);
+        }
         if id != self.last_data {
             self.last_data = id;
             self.company = Some(now);

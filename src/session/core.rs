@@ -500,12 +500,16 @@ impl<T> Session<T> {
             // Late data of a stream that we have ended.
             return if id <= self.newest { Ok(Incoming::Nothing) } else { Err(Violation::Stream) };
         };
+        if stream.pending.open {
+            return Err(Violation::Stream);
+        }
         if stream.receiving != Direction::Open {
             return Err(Violation::AfterFin);
         }
         // The whole frame is held against the window before its first byte is passed on.
         if let Some(length) = begins {
             stream.window.receive(length.into())?;
+            stream.answered = true;
         }
         Ok(if bytes.is_empty() { Incoming::Nothing } else { Incoming::Data { stream: id, bytes } })
     }
@@ -521,6 +525,14 @@ impl<T> Session<T> {
         }
         if kind.is_of_stream() && kind != Kind::Open && id > self.newest {
             return Err(Violation::Stream);
+        }
+        match self.streams.get(&id) {
+            // The peer cannot know of it yet.
+            Some(stream) if stream.pending.open => return Err(Violation::Stream),
+            Some(stream) if stream.receiving == Direction::Cut && kind != Kind::Open => {
+                return Err(Violation::AfterFin);
+            }
+            _ => {}
         }
         let sent = self.out.unacknowledged() - self.out.unsent();
         if kind != Kind::Ack && sent > self.kept_most + CONTROL_MOST {
@@ -538,9 +550,12 @@ impl<T> Session<T> {
                 }
                 None => Incoming::Nothing,
             },
-            Kind::Refused => match self.streams.contains_key(&id) {
-                true => Incoming::Refused { stream: id, code: RefusalCode::from_byte(byte) },
-                false => Incoming::Nothing,
+            Kind::Refused => match self.streams.get_mut(&id) {
+                Some(stream) => {
+                    stream.cut();
+                    Incoming::Refused { stream: id, code: RefusalCode::from_byte(byte) }
+                }
+                None => Incoming::Nothing,
             },
             Kind::Credit => {
                 let more = payload.try_into().map(u32::from_le_bytes).map_err(|_| Violation::Length)?;
@@ -553,14 +568,18 @@ impl<T> Session<T> {
                 Some(stream) if stream.receiving == Direction::Open => {
                     stream.receiving = Direction::Ended;
                     stream.pending.credit = false;
+                    stream.answered = true;
                     Incoming::Fin { stream: id }
                 }
                 Some(_) => return Err(Violation::AfterFin),
                 None => Incoming::Nothing,
             },
-            Kind::Reset => match self.streams.contains_key(&id) {
-                true => Incoming::Reset { stream: id, code: ResetCode::from_byte(byte) },
-                false => Incoming::Nothing,
+            Kind::Reset => match self.streams.get_mut(&id) {
+                Some(stream) => {
+                    stream.cut();
+                    Incoming::Reset { stream: id, code: ResetCode::from_byte(byte) }
+                }
+                None => Incoming::Nothing,
             },
             Kind::Ping => {
                 // One slot, the newest wins: answers never queue.

@@ -239,6 +239,12 @@ impl<T> Session<T> {
         (path as u64).max(REPLAY_LEAST).min(self.limits.buffer)
     }
 
+    /// Places on the list of streams with something to say.
+    #[cfg(test)]
+    pub(super) fn listed(&self) -> usize {
+        self.listed.len()
+    }
+
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -401,6 +407,11 @@ impl<T> Session<T> {
     fn part(&mut self, id: u32, word: Option<LastWord>) -> Option<T> {
         let stream = self.streams.remove(&id)?;
         stream.window.close(&mut self.pool);
+        if stream.pending.open
+            && let Ok(place) = self.unopened.binary_search(&id)
+        {
+            self.unopened.remove(place);
+        }
         // The peer never heard of it: nothing is said.
         if let (Some(word), false) = (word, stream.pending.open) {
             self.last_words.push_back((id, word));
@@ -413,8 +424,16 @@ impl<T> Session<T> {
         what(&mut stream.pending);
         // With its OPEN unwritten it comes on the list later.
         if !stream.pending.open && !std::mem::replace(&mut stream.pending.listed, true) {
-            self.listed.push_back(id);
+            self.list(id);
         }
+    }
+
+    fn list(&mut self, id: u32) {
+        // Streams that are over leave their place on the list: not without end while nothing can be written.
+        if self.listed.len() > 2 * self.streams.len() + 64 {
+            self.listed.retain(|id| self.streams.get(id).is_some_and(|stream| stream.pending.listed));
+        }
+        self.listed.push_back(id);
     }
 
     /// A PING with this clock is to be sent; a former one that was not sent yet is forgotten.
@@ -758,7 +777,7 @@ impl<T> Session<T> {
         }
         if stream.pending.any() {
             stream.pending.listed = true;
-            self.listed.push_back(id);
+            self.list(id);
         }
     }
 

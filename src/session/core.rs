@@ -784,6 +784,7 @@ impl<T> Session<T> {
     /// Writes what is to be said of one stream.
     fn speak(&mut self, id: u32, now: Instant) {
         let alone = self.company.is_none_or(|at| now.saturating_duration_since(at) > COMPANY);
+        let before = self.out.written();
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.pending.listed = false;
         if std::mem::take(&mut stream.pending.opened) {
@@ -798,7 +799,9 @@ impl<T> Session<T> {
         if std::mem::take(&mut stream.pending.fin) {
             self.out.push(id, Kind::Fin, &[]);
         }
-        self.owed = self.out.written();
+        if self.out.written() > before {
+            self.owed = self.out.written();
+        }
     }
 
     /// What the connection should be given next; then [`sent`](Self::sent).

@@ -458,8 +458,15 @@ impl<T> Session<T> {
 
     // ---- connections ----
 
+    /// Whether the peer may go on from `received`: it was sent, and is still kept. An honest peer can ask for less than it
+    /// has acknowledged only by a Hello that arrives after it was given up: that claim is to be refused, nothing else.
+    pub fn can_resume(&self, received: u64) -> bool {
+        self.out.can_rewind(received)
+    }
+
     /// A new connection takes over; the peer has received everything before `received`. Returns how many bytes are sent
-    /// again. `told`: the offset of ours that the peer was told in turn.
+    /// again. `told`: the offset of ours that the peer was told in turn. Errors: see [`can_resume`](Self::can_resume);
+    /// nothing has changed then.
     pub fn resume(&mut self, received: u64, told: u64) -> Result<u64, Violation> {
         #[cfg(test)]
         if self.broken.no_replay {

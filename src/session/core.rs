@@ -239,6 +239,12 @@ impl<T> Session<T> {
         (path as u64).max(REPLAY_LEAST).min(self.limits.buffer)
     }
 
+    /// Bytes promised to windows.
+    #[cfg(test)]
+    pub(super) fn windows(&self) -> u64 {
+        self.pool.used
+    }
+
     /// Places on the list of streams with something to say.
     #[cfg(test)]
     pub(super) fn listed(&self) -> usize {

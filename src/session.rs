@@ -4,6 +4,8 @@
 
 pub mod core;
 pub mod frame;
+#[cfg(test)]
+mod hostile;
 pub mod inbound;
 pub mod outbound;
 pub mod pace;

@@ -3,6 +3,7 @@
 //! The commands that talk to a running everlink are carried out here; `run`, `check` and `demo` are the program itself.
 
 pub mod admin;
+mod gateway;
 pub mod get;
 pub mod probe;
 pub mod status;

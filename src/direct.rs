@@ -8,6 +8,7 @@ pub mod carry_lines;
 pub mod client;
 pub mod endpoints;
 pub mod in_use;
+pub mod keeper;
 pub mod line;
 pub mod link;
 pub mod pool;

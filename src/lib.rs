@@ -20,5 +20,6 @@ pub mod net;
 pub mod running;
 pub mod session;
 pub mod status;
+pub mod tunnel;
 pub mod upstream;
 pub mod workers;

@@ -1,44 +1,105 @@
-//! Where local clients arrive.
+//! Where local clients arrive, and whom they are brought to.
 //!
 //! Sockets are kept by address, not by upstream, so that two upstreams can swap ports without closing one. A change is
 //! made in two steps: everything that can fail is bound first, then the rest cannot fail.
 
+mod accept;
+mod bound;
+pub mod client;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::ListenAddress;
-use crate::direct::client::Socket;
-use crate::direct::pool::Pool;
-use crate::net::{kernel, socket};
+use crate::config::{self, ListenAddress};
+use crate::net::socket;
 use crate::workers::restarted;
+use accept::{Target, accept};
+use bound::{Bound, bind, rebind};
+use client::Socket;
 
-/// Clients accepted in one go before other tasks run.
-const BATCH: usize = 64;
-/// The wait after an accept that failed for want of something, doubled up to the second.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+/// Whom a listener's clients are brought to: a direct upstream, or one forward of an upstream in tunnel mode.
+pub trait Arrivals: Send + Sync {
+    /// A client was accepted by a task on `worker`. Must not block: the next one waits for it.
+    fn arrive(self: Arc<Self>, client: Arrived, worker: usize);
+
+    /// The upstream's settings, now and whenever they change: the heartbeat's numbers are the clients' keepalive.
+    fn settings(&self) -> watch::Receiver<Arc<config::Upstream>>;
+
+    /// A client could not be accepted for want of something.
+    fn accept_failed(&self);
+
+    /// The worker whose task had best accept, if it matters: a client accepted there costs no wake-up of another one.
+    fn preferred_worker(&self) -> Option<usize> {
+        None
+    }
+}
+
+/// A client as it comes from its listener.
+#[derive(Debug)]
+pub struct Arrived {
+    pub socket: Socket,
+    /// `None`: it came over a unix socket.
+    pub peer: Option<SocketAddr>,
+    /// The listener's address, as the kernel tells it; a wildcard's is not the one the client dialled. `None`: unix.
+    pub local: Option<SocketAddr>,
+}
+
+/// Whose clients arrive at a listener.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Owner {
+    pub upstream: String,
+    /// Which of the upstream's forwards; 0 in direct mode.
+    pub forward: usize,
+}
+
+/// A listener as a configuration has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    pub address: ListenAddress,
+    pub owner: Owner,
+    /// The forward's service: the name it keeps when others come and go before it. Empty in direct mode.
+    pub service: String,
+}
+
+impl Wanted {
+    /// All of an upstream.
+    pub fn of(upstream: &config::Upstream) -> Vec<Self> {
+        let wanted = |forward, service: &str, address: &ListenAddress| Self {
+            address: address.clone(),
+            owner: Owner { upstream: upstream.name.clone(), forward },
+            service: service.to_owned(),
+        };
+        match &upstream.tunnel {
+            None => upstream.listen.iter().map(|address| wanted(0, "", address)).collect(),
+            Some(tunnel) => {
+                let numbered = tunnel.forwards.iter().enumerate();
+                numbered.flat_map(|(n, f)| f.listen.iter().map(move |address| wanted(n, &f.service, address))).collect()
+            }
+        }
+    }
+}
 
 /// An address, and for port 0 (the kernel picks) also whose.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     address: ListenAddress,
-    owner: Option<String>,
+    /// Upstream and service.
+    owner: Option<(String, String)>,
 }
 
 impl Key {
-    fn new(address: &ListenAddress, upstream: &str) -> Self {
-        let any = matches!(address, ListenAddress::Tcp(address) if address.port() == 0);
-        Self { address: address.clone(), owner: any.then(|| upstream.to_owned()) }
+    fn new(wanted: &Wanted) -> Self {
+        let any = matches!(wanted.address, ListenAddress::Tcp(address) if address.port() == 0);
+        let owner = || (wanted.owner.upstream.clone(), wanted.service.clone());
+        Self { address: wanted.address.clone(), owner: any.then(owner) }
     }
 }
 
@@ -51,18 +112,9 @@ pub struct Listeners {
 struct Open {
     bound: Arc<Bound>,
     target: Arc<Target>,
+    /// Whose task accepts.
+    worker: usize,
     stop: CancellationToken,
-}
-
-/// Whose clients arrive.
-struct Target {
-    pool: ArcSwap<Arc<Pool>>,
-    changed: Notify,
-}
-
-enum Bound {
-    Tcp(std::net::TcpListener),
-    Unix { listener: std::os::unix::net::UnixListener, path: PathBuf, inode: Option<(u64, u64)> },
 }
 
 /// An address that could not be bound.
@@ -90,7 +142,7 @@ impl fmt::Display for BindError {
 
 /// Sockets bound for a configuration that is not yet in force. Dropping it closes them again.
 pub struct Prepared {
-    wanted: Vec<(Key, String)>,
+    wanted: Vec<(Key, Owner)>,
     bound: HashMap<Key, Bound>,
     /// A wildcard and its own specific addresses cannot be bound at once: the old ones, closed already, to be brought back
     /// if the new one fails.
@@ -98,18 +150,15 @@ pub struct Prepared {
 }
 
 impl Listeners {
-    /// Binds what is new in `wanted` (address, upstream). What is open already is kept; nothing else changes yet.
-    pub fn prepare(
-        &mut self,
-        wanted: &[(ListenAddress, String)],
-        workers: &[Handle],
-    ) -> Result<Prepared, Vec<BindError>> {
+    /// Binds what is new in `wanted`. What is open already is kept; nothing else changes yet.
+    pub fn prepare(&mut self, wanted: &[Wanted], workers: &[Handle]) -> Result<Prepared, Vec<BindError>> {
         let mut prepared = Prepared { wanted: Vec::new(), bound: HashMap::new(), displaced: Vec::new() };
         let mut errors = Vec::new();
         let mut blocked = Vec::new();
-        for (address, upstream) in wanted {
-            let key = Key::new(address, upstream);
-            prepared.wanted.push((key.clone(), upstream.clone()));
+        for one in wanted {
+            let (address, upstream) = (&one.address, &one.owner.upstream);
+            let key = Key::new(one);
+            prepared.wanted.push((key.clone(), one.owner.clone()));
             if self.open.contains_key(&key) || prepared.bound.contains_key(&key) {
                 continue;
             }
@@ -156,32 +205,36 @@ impl Listeners {
         Err(errors)
     }
 
-    /// Puts the prepared sockets to work, points all at their pools, and closes those that nobody wants, after what
-    /// their queue holds has been accepted.
-    pub fn commit(&mut self, prepared: Prepared, pools: &HashMap<String, Arc<Pool>>, workers: &[Handle]) {
+    /// Puts the prepared sockets to work, points all at their `targets`, and closes those that nobody wants, after what
+    /// their queue holds has been accepted. Returns the addresses really bound, by owner.
+    pub fn commit(
+        &mut self,
+        prepared: Prepared,
+        targets: &HashMap<Owner, Arc<dyn Arrivals>>,
+        workers: &[Handle],
+    ) -> HashMap<Owner, Vec<String>> {
         let Prepared { wanted, mut bound, .. } = prepared;
-        let mut listening: HashMap<&str, Vec<String>> = HashMap::new();
-        for (key, upstream) in &wanted {
-            let Some(pool) = pools.get(upstream) else { continue };
-            match (self.open.get(key), bound.remove(key)) {
+        let mut listening: HashMap<Owner, Vec<String>> = HashMap::new();
+        for (key, owner) in &wanted {
+            let Some(arrivals) = targets.get(owner) else { continue };
+            match (self.open.get_mut(key), bound.remove(key)) {
                 (Some(open), _) => {
-                    open.target.pool.store(Arc::new(pool.clone()));
+                    open.target.arrivals.store(Arc::new(arrivals.clone()));
                     open.target.changed.notify_one();
+                    if let Some(worker) = preferred(&**arrivals, workers).filter(|worker| *worker != open.worker) {
+                        open.move_to(worker, workers);
+                    }
                 }
                 (None, Some(bound)) => {
-                    tracing::info!(upstream, address = %bound, "listening for clients");
-                    let target = Target { pool: ArcSwap::from_pointee(pool.clone()), changed: Notify::new() };
+                    tracing::info!(upstream = owner.upstream, address = %bound, "listening for clients");
+                    let target = Target { arrivals: ArcSwap::from_pointee(arrivals.clone()), changed: Notify::new() };
                     self.start(key.clone(), bound, Arc::new(target), workers);
                 }
                 (None, None) => continue,
             }
             if let Some(open) = self.open.get(key) {
-                listening.entry(upstream).or_default().push(open.bound.to_string());
+                listening.entry(owner.clone()).or_default().push(open.bound.to_string());
             }
-        }
-        for (upstream, pool) in pools {
-            let addresses = listening.remove(upstream.as_str()).unwrap_or_default();
-            pool.status.listening.store(Arc::new(addresses));
         }
         self.open.retain(|key, open| {
             let stays = wanted.iter().any(|(wanted, _)| wanted == key);
@@ -190,6 +243,7 @@ impl Listeners {
             }
             stays
         });
+        listening
     }
 
     /// Stops accepting everywhere.
@@ -200,165 +254,43 @@ impl Listeners {
     }
 
     fn start(&mut self, key: Key, bound: Bound, target: Arc<Target>, workers: &[Handle]) {
-        let bound = Arc::new(bound);
-        let stop = CancellationToken::new();
-        let worker = fastrand::usize(..workers.len().max(1));
-        let task = {
-            let (bound, target, stop) = (bound.clone(), target.clone(), stop.clone());
-            move || accept(bound.clone(), target.clone(), stop.clone(), worker)
-        };
-        if let Some(handle) = workers.get(worker) {
-            handle.spawn(restarted(task));
-        }
-        self.open.insert(key, Open { bound, target, stop });
+        let worker = preferred(&***target.arrivals.load(), workers);
+        let worker = worker.unwrap_or_else(|| fastrand::usize(..workers.len().max(1)));
+        let open = Open { bound: Arc::new(bound), target, worker, stop: CancellationToken::new() };
+        open.accept(workers);
+        self.open.insert(key, open);
     }
 
     /// The open sockets that overlap with `key` and are not wanted any more: a wildcard has one for each of its addresses.
-    fn rivals(&self, key: &Key, wanted: &[(ListenAddress, String)]) -> Vec<Key> {
+    fn rivals(&self, key: &Key, wanted: &[Wanted]) -> Vec<Key> {
         let ListenAddress::Tcp(new) = &key.address else { return Vec::new() };
-        let unwanted = |key: &Key| !wanted.iter().any(|(address, upstream)| Key::new(address, upstream) == *key);
+        let unwanted = |key: &Key| !wanted.iter().any(|wanted| Key::new(wanted) == *key);
         let rival =
             |key: &&Key| matches!(&key.address, ListenAddress::Tcp(old) if socket::overlap(old, new)) && unwanted(key);
         self.open.keys().filter(rival).cloned().collect()
     }
 }
 
-impl fmt::Display for Bound {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(listener) => match listener.local_addr() {
-                Ok(address) => address.fmt(f),
-                Err(_) => f.write_str("?"),
-            },
-            Self::Unix { path, .. } => write!(f, "unix:{}", path.display()),
-        }
-    }
+/// The worker that the target would have.
+fn preferred(arrivals: &dyn Arrivals, workers: &[Handle]) -> Option<usize> {
+    arrivals.preferred_worker().filter(|worker| *worker < workers.len())
 }
 
-impl Bound {
-    fn keep_alive(&self, heartbeat: &crate::config::Heartbeat) {
-        if let Self::Tcp(listener) = self {
-            // Accepted sockets inherit it on Linux; one that could not be set is a connection without keepalive, no more.
-            let _ = socket::sustain(listener, heartbeat);
+impl Open {
+    fn accept(&self, workers: &[Handle]) {
+        let (bound, target, stop, worker) = (self.bound.clone(), self.target.clone(), self.stop.clone(), self.worker);
+        if let Some(handle) = workers.get(worker) {
+            handle.spawn(restarted(move || accept(bound.clone(), target.clone(), stop.clone(), worker)));
         }
     }
 
-    fn accept(&self) -> io::Result<Socket> {
-        match self {
-            Self::Tcp(listener) => Ok(Socket::Tcp(kernel::accept(listener.as_raw_fd())?.0.into())),
-            Self::Unix { listener, .. } => Ok(Socket::Unix(kernel::accept(listener.as_raw_fd())?.0.into())),
-        }
+    /// Accepts on another worker. The old task serves what it finds in the queue at its end: no client is lost between.
+    fn move_to(&mut self, worker: usize, workers: &[Handle]) {
+        std::mem::take(&mut self.stop).cancel();
+        self.worker = worker;
+        self.accept(workers);
     }
 }
 
-impl AsFd for Bound {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(listener) => listener.as_fd(),
-            Self::Unix { listener, .. } => listener.as_fd(),
-        }
-    }
-}
-
-impl Drop for Bound {
-    /// The path goes with the socket, unless somebody else's socket stands there by now.
-    fn drop(&mut self) {
-        if let Self::Unix { path, inode, .. } = self
-            && inode.is_some()
-            && identity(path) == *inode
-        {
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-fn identity(path: &std::path::Path) -> Option<(u64, u64)> {
-    std::fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
-}
-
-fn bind(address: &ListenAddress) -> io::Result<Bound> {
-    match address {
-        ListenAddress::Tcp(address) => Ok(Bound::Tcp(socket::bind_listener(*address)?)),
-        ListenAddress::Unix(path) => {
-            let listener = socket::bind_unix(path)?;
-            Ok(Bound::Unix { listener, path: path.clone(), inode: identity(path) })
-        }
-    }
-}
-
-fn rebind(address: &ListenAddress) -> io::Result<Bound> {
-    socket::once_free(|| bind(address))
-}
-
-/// Accepts until stopped, and then what the queue still holds.
-async fn accept(bound: Arc<Bound>, target: Arc<Target>, stop: CancellationToken, worker: usize) {
-    let ready = match kernel::await_clients(bound.clone()) {
-        Ok(ready) => ready,
-        Err(error) => {
-            tracing::error!(listener = %bound, %error, "cannot wait for clients");
-            return;
-        }
-    };
-    let mut pause = PAUSE.0;
-    let mut settings = target.pool.load().settings.subscribe();
-    bound.keep_alive(&settings.borrow_and_update().heartbeat);
-    loop {
-        let mut guard = tokio::select! {
-            biased;
-            () = stop.cancelled() => break,
-            // Clients inherit the keepalive of the upstream they come to, as it is configured now.
-            () = target.changed.notified() => {
-                settings = target.pool.load().settings.subscribe();
-                bound.keep_alive(&settings.borrow_and_update().heartbeat);
-                continue;
-            }
-            Ok(()) = settings.changed() => {
-                bound.keep_alive(&settings.borrow_and_update().heartbeat);
-                continue;
-            }
-            guard = ready.readable() => match guard {
-                Ok(guard) => guard,
-                Err(error) => {
-                    tracing::error!(listener = %bound, %error, "cannot wait for clients");
-                    return;
-                }
-            },
-        };
-        for _ in 0..BATCH {
-            match bound.accept() {
-                Ok(socket) => {
-                    pause = PAUSE.0;
-                    target.pool.load().arrive(socket, worker);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    guard.clear_ready();
-                    break;
-                }
-                // The client gave up while it was queued.
-                Err(error) if is_the_clients(&error) => {}
-                Err(error) => {
-                    let pool = target.pool.load_full();
-                    pool.process.metrics.accept_errors.inc();
-                    tracing::warn!(listener = %bound, %error, ?pause, "cannot accept; trying again");
-                    tokio::select! {
-                        () = stop.cancelled() => break,
-                        () = tokio::time::sleep(pause) => {}
-                    }
-                    pause = (pause * 2).min(PAUSE.1);
-                    break;
-                }
-            }
-        }
-        tokio::task::yield_now().await;
-    }
-    while let Ok(socket) = bound.accept() {
-        target.pool.load().arrive(socket, worker);
-    }
-}
-
-fn is_the_clients(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
-    )
-}
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 
 pub mod core;
 pub mod frame;
+pub mod hello;
 #[cfg(test)]
 mod hostile;
 pub mod inbound;

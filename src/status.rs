@@ -3,15 +3,21 @@
 //! Supervisors publish here, HTTP and the commands read. Nothing blocks: numbers are atomics, everything else is
 //! swapped whole, so a slow reader never holds up a link.
 
+mod gateway;
+mod session;
+
+pub use gateway::{Connection, GatewaySession, GatewayStatus, Shown};
+pub use session::{SessionFigures, SessionView, ShortId};
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::config;
-use crate::metrics::{Label, LinkState, LossReason, Metrics, UpstreamMetrics};
+use crate::metrics::{Label, LinkState, LossReason, Metrics, Mode, UpstreamMetrics};
 
 /// How many events an upstream remembers.
 const EVENTS_KEPT: usize = 50;
@@ -22,6 +28,7 @@ pub struct Status {
     pub started: SystemTime,
     pub config: ArcSwap<ConfigStatus>,
     upstreams: ArcSwap<BTreeMap<String, Arc<UpstreamStatus>>>,
+    gateway: ArcSwapOption<GatewayStatus>,
     /// Held while one comes or goes, so that map and series tell the same. Readers do without.
     roster: Mutex<()>,
     /// The configuration is in and every listener bound.
@@ -63,8 +70,10 @@ pub struct UpstreamStatus {
     pub metrics: Arc<UpstreamMetrics>,
     links: ArcSwap<Vec<Arc<LinkStatus>>>,
     events: ArcSwap<Vec<Arc<Event>>>,
-    /// Addresses really bound, as the kernel tells them.
+    /// Addresses really bound, as the kernel tells them, of all forwards together.
     pub listening: ArcSwap<Vec<String>>,
+    /// The same by forward, in the order of the settings; empty in direct mode.
+    pub forwards: ArcSwap<Vec<Vec<String>>>,
     /// Learned from a server that cuts idle connections; 0 milliseconds: nothing learned.
     learned_max_age: AtomicU64,
     /// When the upstream last changed between up and down.
@@ -84,10 +93,12 @@ pub struct Outage {
     pub reason: String,
 }
 
-/// One link: a place in the pool.
+/// One link: a place in the pool, or a tunnel.
 pub struct LinkStatus {
     pub id: u64,
     view: ArcSwap<LinkView>,
+    /// Tunnel: the session it carries.
+    session: ArcSwapOption<SessionFigures>,
     metrics: Arc<UpstreamMetrics>,
 }
 
@@ -131,6 +142,7 @@ impl Status {
             started: SystemTime::now(),
             config: ArcSwap::default(),
             upstreams: ArcSwap::default(),
+            gateway: ArcSwapOption::empty(),
             roster: Mutex::default(),
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
@@ -170,6 +182,7 @@ impl Status {
             links: ArcSwap::default(),
             events: ArcSwap::default(),
             listening: ArcSwap::default(),
+            forwards: ArcSwap::default(),
             learned_max_age: AtomicU64::new(0),
             up_since: ArcSwap::from_pointee(SystemTime::now()),
             outages: ArcSwap::default(),
@@ -197,6 +210,39 @@ impl Status {
         self.forget_series(upstream);
     }
 
+    /// The gateway, if this process is one.
+    pub fn gateway(&self) -> Option<Arc<GatewayStatus>> {
+        self.gateway.load_full()
+    }
+
+    /// Shows a gateway, its series at 0. One that is still draining is shown no more.
+    pub fn add_gateway(&self, settings: &Arc<config::Gateway>) -> Arc<GatewayStatus> {
+        let _roster = self.roster.lock().unwrap_or_else(PoisonError::into_inner);
+        self.metrics.remove_gateway();
+        let gateway = Arc::new(GatewayStatus::new(settings, self.metrics.gateway()));
+        self.gateway.store(Some(gateway.clone()));
+        gateway
+    }
+
+    /// Forgets a gateway and its series, unless another one has come by now.
+    pub fn remove_gateway(&self, gateway: &Arc<GatewayStatus>) {
+        let _roster = self.roster.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.gateway.load().as_ref().is_some_and(|shown| Arc::ptr_eq(shown, gateway)) {
+            self.gateway.store(None);
+            self.metrics.remove_gateway();
+        }
+    }
+
+    /// Brings what is summed up only when somebody looks up to now; called before each scrape.
+    pub fn refresh(&self) {
+        for upstream in self.upstreams.load().values() {
+            upstream.refresh();
+        }
+        if let Some(gateway) = self.gateway.load().as_ref() {
+            gateway.refresh();
+        }
+    }
+
     fn forget_series(&self, upstream: &UpstreamStatus) {
         for endpoint in &upstream.settings.load().endpoints {
             self.metrics.remove_endpoint(&upstream.name, &endpoint.name);
@@ -214,6 +260,26 @@ impl UpstreamStatus {
         self.events.load_full()
     }
 
+    /// The addresses bound, for each forward; in direct mode there is one list.
+    pub fn listens(&self, forwards: Vec<Vec<String>>) {
+        self.listening.store(Arc::new(forwards.concat()));
+        let by_forward = if self.metrics.mode == Mode::Tunnel { forwards } else { Vec::new() };
+        self.forwards.store(Arc::new(by_forward));
+    }
+
+    fn refresh(&self) {
+        self.metrics.refresh();
+        if let Some(of_sessions) = &self.metrics.session {
+            let (mut unacknowledged, mut buffer) = (0, 0u64);
+            for session in self.links().iter().filter_map(|link| link.session()) {
+                unacknowledged += session.unacknowledged;
+                buffer = buffer.saturating_add(session.buffer);
+            }
+            of_sessions.unacknowledged.set(i64::try_from(unacknowledged).unwrap_or(i64::MAX));
+            of_sessions.buffer.set(i64::try_from(buffer).unwrap_or(i64::MAX));
+        }
+    }
+
     /// A new link, counted as `connecting` until it says otherwise. Dropping the last handle uncounts it.
     pub fn add_link(&self, id: u64) -> Arc<LinkStatus> {
         let view = LinkView {
@@ -227,7 +293,12 @@ impl UpstreamStatus {
             retry_at: None,
             last_error: None,
         };
-        let link = Arc::new(LinkStatus { id, view: ArcSwap::from_pointee(view), metrics: self.metrics.clone() });
+        let link = Arc::new(LinkStatus {
+            id,
+            view: ArcSwap::from_pointee(view),
+            session: ArcSwapOption::empty(),
+            metrics: self.metrics.clone(),
+        });
         self.metrics.links[LinkState::Connecting.index()].inc();
         self.links.rcu(|links| links.iter().cloned().chain([link.clone()]).collect::<Vec<_>>());
         link
@@ -306,6 +377,16 @@ impl LinkView {
 impl LinkStatus {
     pub fn view(&self) -> Arc<LinkView> {
         self.view.load_full()
+    }
+
+    /// The session it carries, if it carries one.
+    pub fn session(&self) -> Option<SessionView> {
+        self.session.load().as_ref().map(|figures| figures.view())
+    }
+
+    /// Shows a session, or that there is none any more.
+    pub fn show_session(&self, figures: Option<Arc<SessionFigures>>) {
+        self.session.store(figures);
     }
 
     /// Changes the view; the gauge of links by state follows.

@@ -1,312 +1,110 @@
-//! One upstream: its pool of links and the task that keeps it.
+//! One upstream: a wing, and what the program asks of it.
 //!
-//! The keeper owns every link's task and notices its end, sends scouts to endpoints that failed, turns waiting clients
-//! away in time, and looks at the connections in use.
+//! A wing is one of the two ways to a far end: direct, to any server, or tunnel, to a gateway. What a wing reads from
+//! files is read first, which may fail; everything after that cannot.
 
-use std::collections::{HashMap, HashSet};
+mod direct;
+mod tunnel;
+
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::{Id, JoinSet};
-use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Endpoint};
-use crate::direct::in_use::Order;
-use crate::direct::link::{Ended, LinkTask};
-use crate::direct::pool::{Place, Pool, order};
+use crate::config;
+use crate::direct::keeper::Direct;
 use crate::link::resolve::Resolver;
-use crate::link::sleep_until_or_never;
-use crate::metrics::LinkState;
-use crate::net::splice::Pipes;
+use crate::listener::Arrivals;
 use crate::net::tls::ClientTls;
-use crate::status::{Event, Status};
-use crate::workers::restarted;
+use crate::session::hello::Token;
+use crate::status::{Status, UpstreamStatus};
+use crate::tunnel::token;
+use tunnel::Tunnel;
 
-/// The longest time between two looks at the connections in use.
-const LOOK: Duration = Duration::from_secs(1);
-/// What is cut at the end of a drain is gone after this.
-const CUT_WITHIN: Duration = Duration::from_secs(5);
-/// Panics further apart than this are not one trouble.
-const CALM: Duration = Duration::from_secs(60);
+/// A running upstream of either mode.
+pub trait Wing: Send + Sync {
+    fn status(&self) -> &Arc<UpstreamStatus>;
 
-/// A running upstream.
-pub struct Upstream {
-    pub pool: Arc<Pool>,
-    stop: CancellationToken,
-}
+    /// Whom its listeners bring their clients to, in the order of its forwards; in direct mode there is one.
+    fn arrivals(&self) -> Vec<Arc<dyn Arrivals>>;
 
-impl Upstream {
-    /// Starts links and keeper. `drain`: how long clients may stay once the upstream is removed.
-    pub fn start(
-        settings: &Arc<config::Upstream>,
-        process: &Arc<Status>,
-        resolver: &Resolver,
-        workers: &[Handle],
-        tls: Option<Arc<ClientTls>>,
-        drain: watch::Receiver<Duration>,
-    ) -> Self {
-        let pool = Pool::new(settings, process, resolver, workers, tls);
-        let stop = CancellationToken::new();
-        let keep = {
-            let (pool, stop) = (pool.clone(), stop.clone());
-            move || Keeper::new(pool.clone(), drain.clone()).run(stop.clone())
-        };
-        pool.worker().1.spawn(restarted(keep));
-        Self { pool, stop }
-    }
+    /// Takes new settings of the same mode; what depends on them follows by itself.
+    fn apply(&self, settings: &Arc<config::Upstream>);
 
-    /// Ends the links at once and the connections in use within the drain time; the series go last.
-    pub fn remove(self) {
-        self.stop.cancel();
-    }
+    /// Takes what was read from other files: from the next dial on.
+    fn take_files(&self, files: Files);
+
+    /// TLS as the next dial will use it; `None`: plain TCP.
+    fn tls(&self) -> Option<Arc<ClientTls>>;
+
+    /// Reads the same files again, and says of each kind that looks different whether it is used from now on.
+    fn reload_files(&self) -> Vec<Reread>;
 
     /// Cuts every wait for a redial short.
-    pub fn retry(&self) {
-        self.pool.endpoints().forget_failures();
-        self.pool.retry.notify_one();
+    fn retry(&self);
+
+    /// Clients accepted and not yet gone.
+    fn clients(&self) -> usize;
+
+    /// Resets every connection that is carried; returns how many they were.
+    fn cut(&self) -> usize;
+
+    /// Ends the links, and lets clients stay within the drain time; the series go last.
+    fn remove(&self);
+
+    /// For so long every link is neither read nor written, as if its cable were out. Only a tunnel's links can be.
+    fn cut_silently(&self, _time: Duration) {}
+}
+
+/// What an upstream's files hold.
+#[derive(Clone, Default)]
+pub struct Files {
+    pub tls: Option<Arc<ClientTls>>,
+    /// Tunnel mode only.
+    pub token: Option<Arc<Token>>,
+}
+
+/// Files of one kind that looked different.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reread {
+    /// `TLS files`.
+    pub what: &'static str,
+    /// Why they cannot be used, and the old ones stay.
+    pub fault: Option<String>,
+}
+
+impl Files {
+    /// Reads and judges them. Errors: what is wrong with which file, in one line.
+    pub fn read(settings: &config::Upstream) -> Result<Self, String> {
+        let make = if settings.tunnel.is_some() { ClientTls::for_tunnel } else { ClientTls::new };
+        let tls = settings.tls.as_ref().map(make).transpose().map_err(|fault| fault.to_string())?;
+        let token_file = settings.tunnel.as_ref().and_then(|tunnel| tunnel.token_file.as_ref());
+        let token = token_file.map(|path| token::read(path)).transpose()?;
+        Ok(Self { tls: tls.map(Arc::new), token: token.map(Arc::new) })
+    }
+
+    /// Whether two settings name the same files, to be used in the same way.
+    pub fn are_the_same(one: &config::Upstream, other: &config::Upstream) -> bool {
+        let of_tunnel = |upstream: &config::Upstream| upstream.tunnel.as_ref().map(|tunnel| tunnel.token_file.clone());
+        one.tls == other.tls && of_tunnel(one) == of_tunnel(other)
     }
 }
 
-struct Keeper {
-    pool: Arc<Pool>,
-    settings: watch::Receiver<Arc<config::Upstream>>,
-    drain: watch::Receiver<Duration>,
-    links: JoinSet<Ended>,
-    places: HashMap<Id, Arc<Place>>,
-    /// Told to stop and not yet gone.
-    stopping: HashSet<Id>,
-    scout: Option<(Id, Endpoint)>,
-    panics: u32,
-    last_panic: Option<Instant>,
-    next_look: Option<Instant>,
-    next_tcp_look: Instant,
-    pipes_refused: usize,
+/// What an upstream needs of the process.
+pub struct Surroundings<'a> {
+    pub status: &'a Arc<Status>,
+    pub resolver: &'a Resolver,
+    pub workers: &'a [Handle],
+    /// How long clients may stay once it is removed.
+    pub drain: watch::Receiver<Duration>,
 }
 
-impl Keeper {
-    fn new(pool: Arc<Pool>, drain: watch::Receiver<Duration>) -> Self {
-        Self {
-            settings: pool.settings.subscribe(),
-            pool,
-            drain,
-            links: JoinSet::new(),
-            places: HashMap::new(),
-            stopping: HashSet::new(),
-            scout: None,
-            panics: 0,
-            last_panic: None,
-            next_look: None,
-            next_tcp_look: Instant::now(),
-            pipes_refused: 0,
-        }
-    }
-
-    async fn run(mut self, stop: CancellationToken) {
-        self.fill();
-        loop {
-            let deadline = self.timers();
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                changed = self.settings.changed() => match changed {
-                    Ok(()) => self.retuned(),
-                    Err(_) => break,
-                },
-                Some(ended) = self.links.join_next_with_id() => match ended {
-                    Ok((id, ended)) => self.ended(id, ended),
-                    Err(error) => self.panicked(&error),
-                },
-                () = self.pool.retry.notified() => self.places.values().for_each(|place| place.tell(order::RETRY)),
-                () = self.pool.keeper.notified() => {}
-                () = sleep_until_or_never(deadline) => {}
-            }
-        }
-        self.leave().await;
-    }
-
-    /// Does what is due; says when something will be next.
-    fn timers(&mut self) -> Option<Instant> {
-        let now = Instant::now();
-        let expiry = self.pool.expire(now);
-        let look = self.look(now);
-        let scout = self.send_scout(now);
-        [expiry, look, scout].into_iter().flatten().min()
-    }
-
-    /// Looks at the connections in use, if there are any.
-    fn look(&mut self, now: Instant) -> Option<Instant> {
-        if self.next_look.is_none() && !self.pool.looked_after.load(Ordering::Acquire) {
-            return None;
-        }
-        let (heartbeat, idle) = {
-            let settings = self.settings.borrow();
-            (settings.heartbeat.clone(), settings.limits.idle_timeout)
-        };
-        let period = heartbeat.timeout.min(LOOK);
-        match self.next_look {
-            Some(at) if at > now => return Some(at),
-            None => {
-                self.next_look = Some(now + period);
-                return self.next_look;
-            }
-            Some(_) => {}
-        }
-        if self.pool.in_use.open() == 0 {
-            self.next_look = None;
-            self.pool.looked_after.store(false, Ordering::Release);
-            // Unless one came between the two.
-            if self.pool.in_use.open() == 0 {
-                return None;
-            }
-            self.pool.looked_after.store(true, Ordering::Release);
-        }
-        let tcp = now >= self.next_tcp_look;
-        if tcp {
-            self.next_tcp_look = now + heartbeat.timeout;
-        }
-        let idle_looks = idle.map(|idle| idle.div_duration_f64(period).ceil().min(f64::from(u32::MAX)) as u32);
-        let refused = Pipes::shared().refused();
-        let wanted = refused != std::mem::replace(&mut self.pipes_refused, refused);
-        let seen = self.pool.in_use.look(&heartbeat, tcp, idle_looks, wanted);
-        if seen.received {
-            self.pool.status.metrics.last_received.set(crate::metrics::unix_now());
-        }
-        if seen.dead > 0 {
-            tracing::warn!(
-                upstream = self.pool.name,
-                connections = seen.dead,
-                "connections in use were dead and are reset"
-            );
-            self.record("dead_in_use", format!("{} connections in use were dead", seen.dead));
-        }
-        if seen.vanished > 0 {
-            tracing::info!(
-                upstream = self.pool.name,
-                connections = seen.vanished,
-                "clients that do not acknowledge any more are reset"
-            );
-        }
-        self.next_look = Some(now + period);
-        self.next_look
-    }
-
-    fn send_scout(&mut self, now: Instant) -> Option<Instant> {
-        if self.scout.is_some() {
-            return None;
-        }
-        let mut endpoints = self.pool.endpoints();
-        let Some(endpoint) = endpoints.scout(now) else { return endpoints.next_scout() };
-        drop(endpoints);
-        let (worker, handle) = self.pool.worker();
-        let place = self.pool.new_place(worker);
-        let link = LinkTask::new(&self.pool, &place, 0, Some(endpoint.clone()));
-        let id = self.links.spawn_on(link.run(), handle).id();
-        self.places.insert(id, place);
-        self.scout = Some((id, endpoint));
-        None
-    }
-
-    /// As many links as `pool.size` asks for, no more.
-    fn fill(&mut self) {
-        let wanted = self.settings.borrow().pool.size;
-        let stays = |(id, _): &(&Id, &Arc<Place>)| !self.is_scout(**id) && !self.stopping.contains(*id);
-        let mut staying: Vec<_> = self.places.iter().filter(stays).map(|(id, place)| (*id, place.id)).collect();
-        for _ in staying.len()..wanted {
-            self.add_link(0);
-        }
-        if staying.len() <= wanted {
-            return;
-        }
-        // Those that stand are kept first.
-        let links = self.pool.status.links();
-        let up: HashSet<u64> = links.iter().filter(|link| link.view().state == LinkState::Up).map(|l| l.id).collect();
-        staying.sort_by_key(|(_, link)| (!up.contains(link), *link));
-        for (id, _) in staying.into_iter().skip(wanted) {
-            if let Some(place) = self.places.get(&id) {
-                place.tell(order::STOP);
-                self.stopping.insert(id);
-            }
-        }
-    }
-
-    fn add_link(&mut self, failed: u32) {
-        let (worker, handle) = self.pool.worker();
-        let place = self.pool.new_place(worker);
-        let link = LinkTask::new(&self.pool, &place, failed, None);
-        let id = self.links.spawn_on(link.run(), handle).id();
-        self.places.insert(id, place);
-    }
-
-    fn retuned(&mut self) {
-        let settings = self.settings.borrow_and_update().clone();
-        self.pool.in_use.retune(&settings.heartbeat);
-        self.next_tcp_look = Instant::now();
-        self.fill();
-    }
-
-    fn ended(&mut self, id: Id, ended: Ended) {
-        self.places.remove(&id);
-        self.stopping.remove(&id);
-        if self.scout_is_back(id) && ended == Ended::Returned {
-            self.places.values().for_each(|place| place.tell(order::MOVE));
-        }
-    }
-
-    fn is_scout(&self, id: Id) -> bool {
-        self.scout.as_ref().is_some_and(|(scout, _)| *scout == id)
-    }
-
-    /// If that was the scout, the next one may go, when its time comes.
-    fn scout_is_back(&mut self, id: Id) -> bool {
-        let Some((_, endpoint)) = self.scout.take_if(|(scout, _)| *scout == id) else { return false };
-        self.pool.endpoints().scouted(&endpoint, &self.settings.borrow().retry, Instant::now());
-        true
-    }
-
-    /// A link's task panicked: the hook has counted and told it. Another takes its place, under backoff.
-    fn panicked(&mut self, error: &tokio::task::JoinError) {
-        self.places.remove(&error.id());
-        if self.stopping.remove(&error.id()) || self.scout_is_back(error.id()) {
-            return;
-        }
-        let now = Instant::now();
-        let calm = self.last_panic.replace(now).is_none_or(|last| now - last > CALM);
-        self.panics = if calm { 1 } else { self.panics.saturating_add(1) };
-        self.record("panicked", "the link's task panicked and is started again".to_owned());
-        self.add_link(self.panics);
-    }
-
-    async fn leave(mut self) {
-        for place in self.places.values() {
-            place.tell(order::STOP);
-        }
-        self.pool.close();
-        while self.links.join_next().await.is_some() {}
-        let limit = *self.drain.borrow();
-        let gone = async {
-            while self.pool.in_use.open() > 0 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        if tokio::time::timeout(limit, gone).await.is_err() {
-            let cut = self.pool.in_use.tell_all(Order::Drained);
-            tracing::warn!(upstream = self.pool.name, connections = cut, "drain is over: what is left is reset");
-            let deadline = Instant::now() + CUT_WITHIN;
-            while self.pool.in_use.open() > 0 && Instant::now() < deadline {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
-        self.pool.process.remove_upstream(&self.pool.status);
-    }
-
-    fn record(&self, kind: &'static str, text: String) {
-        let at = SystemTime::now();
-        self.pool.status.record(Event { at, kind, link: None, endpoint: None, reason: None, text });
+/// Starts an upstream in the wing of its mode.
+pub fn start(settings: &Arc<config::Upstream>, files: Files, around: Surroundings<'_>) -> Arc<dyn Wing> {
+    let Surroundings { status, resolver, workers, drain } = around;
+    match &settings.tunnel {
+        None => Arc::new(Direct::start(settings, status, resolver, workers, files.tls, drain)),
+        Some(_) => Arc::new(Tunnel::start(settings, status, resolver, workers, files, drain)),
     }
 }
-
-#[cfg(test)]
-mod tests;

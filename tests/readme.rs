@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
-use everlink::config::{self, DefaultValue, keys, show_duration};
+use everlink::config::{self, DefaultValue, Forward, Resume, Tunnel, Upstream, keys, show_duration, show_size};
 use everlink::metrics::Metrics;
 
 fn readme() -> String {
@@ -59,6 +60,7 @@ fn key_table() -> String {
             DefaultValue::Unset | DefaultValue::Empty => String::new(),
             DefaultValue::Off => "`\"off\"`".to_owned(),
             DefaultValue::Time(time) => format!("`\"{}\"`", show_duration(time)),
+            DefaultValue::Size(bytes) => format!("`\"{}\"`", show_size(bytes)),
             DefaultValue::Count(count) => format!("`{count}`"),
             DefaultValue::Ratio(ratio) => format!("`{ratio:?}`"),
             DefaultValue::Word(word) => format!("`\"{word}\"`"),
@@ -83,7 +85,20 @@ fn every_metric_is_listed_and_every_listed_metric_exists() {
     let metrics = Metrics::new().expect("metrics");
     let text = "[upstreams.a]\nlisten = \"127.0.0.1:1234\"\nendpoints = [\"b:1\"]\n";
     let loaded = config::parse("a", text, &|_| None).expect("parses");
-    let _upstream = metrics.upstream(&loaded.config.upstreams["a"]);
+    let direct = &loaded.config.upstreams["a"];
+    let forward = Forward { listen: direct.listen.clone(), service: "b".into(), accept_proxy_protocol: Vec::new() };
+    let tunnel = Upstream {
+        name: "t".into(),
+        tunnel: Some(Tunnel {
+            forwards: vec![forward],
+            token_file: None,
+            resume: Resume { deadline: Duration::from_secs(60), buffer: 1 << 24 },
+            windows: 1 << 26,
+            insecure_plaintext: true,
+        }),
+        ..Upstream::clone(direct)
+    };
+    let _handles = (metrics.upstream(direct), metrics.upstream(&tunnel), metrics.gateway());
     let _endpoint = metrics.endpoint("a", "b:1");
     metrics.certificate_not_after("ca", "a").set(1.0);
     let exported: BTreeSet<String> = metrics

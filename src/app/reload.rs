@@ -31,7 +31,7 @@ impl App<'_> {
 
     /// Files that the configuration names look different.
     pub(super) fn files_changed(&mut self) {
-        for line in self.running.reload_tls() {
+        for line in self.running.reload_files() {
             tracing::info!("{line}");
         }
         // One of them may have been what was wrong.
@@ -42,7 +42,7 @@ impl App<'_> {
 
     /// Reads the file again and takes what it says; when asked for, the files it names as well.
     pub(super) fn reload(&mut self, cause: Cause) -> Answer {
-        let mut lines = if cause == Cause::Asked { self.running.reload_tls() } else { Vec::new() };
+        let mut lines = if cause == Cause::Asked { self.running.reload_files() } else { Vec::new() };
         let loaded = match config::load(&self.path, &environment) {
             Ok(loaded) => loaded,
             Err(report) => {

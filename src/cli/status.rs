@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::gateway::gateway;
 use super::get::get;
 use super::table::table;
 use super::{OK, StatusArgs};
@@ -96,7 +97,13 @@ fn render(report: &Report, before: Option<&Report>, colours: bool) -> String {
             writeln!(text, "last reload {} ago: {}{what}{more}", up(reload.age_seconds), printable(&reload.outcome));
     }
     text.push('\n');
-    text.push_str(&table(report, before, colours));
+    if !report.upstreams.is_empty() || report.gateway.is_none() {
+        text.push_str(&table(report, before, colours));
+    }
+    if let Some(of_gateway) = &report.gateway {
+        let gap = if report.upstreams.is_empty() { "" } else { "\n" };
+        text = format!("{text}{gap}{}", gateway(of_gateway));
+    }
     text
 }
 
@@ -125,6 +132,28 @@ last reload 3m12s ago: applied: chat: heartbeat.interval 5s → 3s, live, 2 link
                    2     waiting     1m40s  b.internal:8080  –      0                                     retry in 56m48s, attempt 4: connection refused
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_tunnel_shows_its_sessions_and_a_gateway_whom_it_holds() {
+        let status = example::busy_tunnel();
+        let mut told = report(&status, status.started + Duration::from_secs(5));
+        told.upstreams[0].links[0].since_age_seconds = 5.0;
+        for session in &mut told.gateway.as_mut().unwrap().sessions {
+            session.since_age_seconds = 3.0;
+        }
+        let text = render(&told, None, false);
+        let (_, shown) = text.split_once("\n\n").unwrap();
+        let expected = "  UPSTREAM  STATE  LINK  LINK STATE  FOR   ENDPOINT         RTT     MISSES  RECONNECTS  CLIENTS  WAITING
+  site      up     1     up          5.0s  a.internal:8080  21.0ms  0       0           0        0        session 5e551011, 7 streams, 4.0KiB unacknowledged, 1 resume, the last outage 800.0ms
+
+gateway gw-1, listens on 127.0.0.1:7443: 2 of 1024 sessions, 5 streams, 2 handshakes pending, 1 refused
+  01010101, 5 streams, 0B unacknowledged; spiffe://edge/a at 10.0.0.9:40000; connected for 3.0s
+  02020202, 0 streams, 100B unacknowledged; 10.0.0.9:40000; without a connection for 3.0s
+";
+        assert_eq!(shown, expected);
+        told.upstreams.clear();
+        assert!(!render(&told, None, false).contains("UPSTREAM"), "a gateway needs no upstreams");
     }
 
     #[test]

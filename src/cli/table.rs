@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::short_span;
-use crate::http::report::{LinkReport, Report, UpstreamReport};
+use crate::http::report::{LinkReport, Report, SessionReport, UpstreamReport};
 use crate::log::printable;
 
 const HEADS: [&str; 12] = [
@@ -44,7 +44,7 @@ pub fn table(report: &Report, before: Option<&Report>, colours: bool) -> String 
         let painted = if colours { Some(changed) } else { None };
         text.push_str(&line(if changed { '*' } else { ' ' }, row, &widths, painted));
     }
-    if report.upstreams.is_empty() {
+    if report.upstreams.is_empty() && report.gateway.is_none() {
         text.push_str("  no upstreams are configured\n");
     }
     text
@@ -90,7 +90,38 @@ fn row(upstream: &UpstreamReport, link: Option<&LinkReport>, first: bool) -> Row
 fn note(link: &LinkReport) -> String {
     let retry = link.retry_in_seconds.map(|s| format!("retry in {}, attempt {}", span(s), link.attempt));
     let error = link.last_error.as_deref().map(printable);
-    retry.into_iter().chain(error).collect::<Vec<_>>().join(": ")
+    let trouble = retry.into_iter().chain(error).collect::<Vec<_>>().join(": ");
+    let session = link.session.as_ref().map(|session| format!("session {}", session_words(session)));
+    session.into_iter().chain(Some(trouble).filter(|text| !text.is_empty())).collect::<Vec<_>>().join("; ")
+}
+
+/// `5e551011, 7 streams, 4.0KiB unacknowledged, 1 resume, the last outage 800.0ms`.
+pub(super) fn session_words(session: &SessionReport) -> String {
+    let many = |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let mut words = vec![
+        printable(&session.id),
+        many(session.streams, "stream"),
+        format!("{} unacknowledged", size(session.unacknowledged_bytes)),
+    ];
+    if session.resumes > 0 {
+        words.push(many(session.resumes, "resume"));
+    }
+    if let Some(outage) = session.last_outage_seconds {
+        words.push(format!("the last outage {}", span(outage)));
+    }
+    words.join(", ")
+}
+
+/// `4.0KiB`.
+fn size(bytes: u64) -> String {
+    let mut figure = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if figure < 1024.0 {
+            return if unit == "B" { format!("{bytes}B") } else { format!("{figure:.1}{unit}") };
+        }
+        figure /= 1024.0;
+    }
+    format!("{figure:.1}TiB")
 }
 
 /// The cells whose change is worth a mark. Of a note only whether there is one: a wait runs down by itself.

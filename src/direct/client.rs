@@ -1,32 +1,11 @@
 //! A local client that has been accepted and is not yet carried.
 
-use std::io;
-use std::net::Shutdown;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
-
-use tokio::io::AsyncReadExt;
-use tokio::net::{TcpStream, UnixStream};
-use tokio::runtime::Handle;
+use std::time::Instant;
 
 use super::pool::Pool;
-use crate::net::descriptors::{Held, RESERVED};
-use crate::net::stream::Stream;
-
-/// How long an ordered end waits for the other side's.
-const LINGER: Duration = Duration::from_secs(5);
-
-/// Refused clients who are given that time, at once; half of the descriptors that are kept back for everything but
-/// clients. In a storm the rest is closed at once, and whoever has sent something already may read a reset.
-const LINGERING: usize = RESERVED / 2;
-
-/// The accepted socket, not yet bound to any runtime.
-#[derive(Debug)]
-pub enum Socket {
-    Tcp(std::net::TcpStream),
-    Unix(std::os::unix::net::UnixStream),
-}
+use crate::listener::client::Socket;
+use crate::net::descriptors::Held;
 
 /// A client and what it occupies until it is gone.
 pub struct Client {
@@ -45,67 +24,4 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.pool.left();
     }
-}
-
-impl Socket {
-    /// Binds the socket to the runtime that calls.
-    pub fn into_stream(self) -> io::Result<Stream> {
-        Ok(match self {
-            Self::Tcp(socket) => Stream::Tcp(TcpStream::from_std(socket)?),
-            Self::Unix(socket) => Stream::Unix(UnixStream::from_std(socket)?),
-        })
-    }
-
-    /// Says goodbye without having carried anything: ends our side, so that the client reads an end and no reset.
-    pub fn refuse(self) {
-        let ended = match &self {
-            Self::Tcp(socket) => socket.shutdown(Shutdown::Write),
-            Self::Unix(socket) => socket.shutdown(Shutdown::Write),
-        };
-        // Where tasks are being ended, this is one more.
-        let Ok(runtime) = Handle::try_current() else { return };
-        if ended.is_ok()
-            && let Some(lingering) = Lingering::one_more()
-            && let Ok(stream) = self.into_stream()
-        {
-            runtime.spawn(async move {
-                read_to_the_end(stream).await;
-                drop(lingering);
-            });
-        }
-    }
-}
-
-/// One of the refused who are still read to their end.
-struct Lingering;
-
-static REFUSED: AtomicUsize = AtomicUsize::new(0);
-
-impl Lingering {
-    fn one_more() -> Option<Self> {
-        let made = Self;
-        // Counted before the look, uncounted by the drop.
-        (REFUSED.fetch_add(1, Ordering::Relaxed) < LINGERING).then_some(made)
-    }
-}
-
-impl Drop for Lingering {
-    fn drop(&mut self) {
-        REFUSED.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Ends a connection in order: our end first, then theirs or five seconds, then close.
-pub async fn close_in_order(mut stream: Stream) {
-    use tokio::io::AsyncWriteExt;
-    let ended = tokio::time::timeout(LINGER, stream.shutdown()).await;
-    if matches!(ended, Ok(Ok(()))) {
-        read_to_the_end(stream).await;
-    }
-}
-
-async fn read_to_the_end(mut stream: Stream) {
-    let mut rest = [0; 1024];
-    let _ =
-        tokio::time::timeout(LINGER, async { while matches!(stream.read(&mut rest).await, Ok(n) if n > 0) {} }).await;
 }

@@ -18,13 +18,13 @@ use tokio::sync::watch;
 
 use self::connection::{Connection, Happened, listen};
 use super::beat::{Dialogue, Heard};
-use super::client::close_in_order;
 use super::pool::{Alive, Opened, Place, Pool, order};
 use crate::config::{self, Endpoint, Upstream};
 use crate::link::dial::DialError;
 use crate::link::heartbeat::{Delivery, Heartbeat, Verdict};
 use crate::link::sleep_until_or_never;
 use crate::link::state::{self, Action, Input, State, TOO_SHORT};
+use crate::listener::client::close_in_order;
 use crate::metrics::{DialOutcome, LossReason};
 use crate::net::socket::SUSTAIN_AFTER;
 use crate::status::LinkStatus;

@@ -17,13 +17,15 @@ use tokio::sync::{Notify, watch};
 use super::age::Ages;
 use super::carry::Carry;
 use super::carry_lines;
-use super::client::{self, Client, Place as ClientPlace, Socket};
+use super::client::{Client, Place as ClientPlace};
 use super::endpoints::Endpoints;
 use super::in_use;
 use super::line::LineMode;
 use crate::config::{self, Beat, Endpoint, InUse};
 use crate::link::dial::{self, DialError, DialOptions};
 use crate::link::resolve::Resolver;
+use crate::listener::client::{Socket, close_in_order};
+use crate::listener::{Arrivals, Arrived};
 use crate::metrics::{
     CloseReason, DialOutcome, EndpointMetrics, Label, LinkState, LossReason, RefuseReason, UpstreamMetrics,
 };
@@ -282,7 +284,7 @@ impl Pool {
             None => {
                 let Opened { stream, tie, .. } = opened;
                 drop(tie);
-                client::close_in_order(stream).await;
+                close_in_order(stream).await;
             }
         }
     }
@@ -598,6 +600,20 @@ impl Pool {
             }
             _ => None,
         }
+    }
+}
+
+impl Arrivals for Pool {
+    fn arrive(self: Arc<Self>, client: Arrived, worker: usize) {
+        Pool::arrive(&self, client.socket, worker);
+    }
+
+    fn settings(&self) -> watch::Receiver<Arc<config::Upstream>> {
+        self.settings.subscribe()
+    }
+
+    fn accept_failed(&self) {
+        self.process.metrics.accept_errors.inc();
     }
 }
 

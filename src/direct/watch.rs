@@ -77,6 +77,7 @@ mod tests {
             last_data_received: Duration::from_secs(15),
             last_data_sent: Duration::from_secs(15),
             notsent_bytes: 0,
+            delivery_rate: 0,
             bytes_acked: 0,
             bytes_received: 0,
             bytes_sent: 0,

@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::config::{
-    Address, Balance, Beat, Endpoint, Heartbeat, InUse, Jitter, Limits, ListenAddress, Pool, Retry, Upstream,
+    Address, Balance, Beat, Endpoint, Forward, Gateway, GatewayLimits, Heartbeat, InUse, Jitter, Limits, ListenAddress,
+    Pool, Resume, Retry, Tunnel, Upstream,
 };
-use crate::metrics::{LinkState, LossReason, Metrics};
-use crate::status::{ConfigStatus, Event, ReloadStatus, Status};
+use crate::metrics::{LinkState, LossReason, Metrics, Refusal, ResumeOutcome};
+use crate::status::{ConfigStatus, Event, ReloadStatus, SessionFigures, Status};
 
 /// A direct upstream with two endpoints and the defaults of the design.
 pub fn upstream(name: &str) -> Upstream {
@@ -44,6 +45,49 @@ pub fn upstream(name: &str) -> Upstream {
         tls: None,
         tunnel: None,
     }
+}
+
+/// The same in tunnel mode, with a forward.
+pub fn tunnel(name: &str) -> Upstream {
+    let listen = vec![ListenAddress::Tcp(([127, 0, 0, 1], 5432).into())];
+    Upstream {
+        listen: Vec::new(),
+        tunnel: Some(Tunnel {
+            forwards: vec![Forward { listen, service: "postgres".to_owned(), accept_proxy_protocol: Vec::new() }],
+            token_file: None,
+            resume: resume(),
+            windows: 64 << 20,
+            insecure_plaintext: true,
+        }),
+        ..upstream(name)
+    }
+}
+
+/// A gateway with the defaults of the design and no service.
+pub fn gateway() -> Gateway {
+    Gateway {
+        listen: vec![([127, 0, 0, 1], 7443).into()],
+        name: "gw-1".to_owned(),
+        advertise: None,
+        token_file: None,
+        heartbeat: None,
+        tls: None,
+        insecure_plaintext: true,
+        limits: GatewayLimits {
+            sessions: 1024,
+            sessions_per_identity: 64,
+            streams: 1024,
+            memory: 1 << 30,
+            pending: 256,
+            pending_per_address: 64,
+        },
+        resume: resume(),
+        services: Default::default(),
+    }
+}
+
+fn resume() -> Resume {
+    Resume { deadline: Duration::from_secs(60), buffer: 16 << 20 }
 }
 
 /// A process without upstreams, its configuration in and its one data loop alive.
@@ -96,5 +140,44 @@ pub fn busy_status() -> Arc<Status> {
         reason: Some(LossReason::Reset),
         text: "connection reset by peer".to_owned(),
     });
+    status
+}
+
+/// `site`, a tunnel with one link that has been resumed; and the gateway, with one session connected and one not. (One
+/// process is both only here.)
+pub fn busy_tunnel() -> Arc<Status> {
+    let status = status();
+    let site = status.add_upstream(&Arc::new(tunnel("site")));
+    site.listens(vec![vec!["127.0.0.1:5432".to_owned()]]);
+    site.set_alive(true, "");
+    let link = site.add_link(1);
+    link.update(|view| {
+        view.state = LinkState::Up;
+        view.endpoint = Some("a.internal:8080".to_owned());
+        view.rtt = Some(Duration::from_millis(21));
+    });
+    let mut id = [0xee; 16];
+    id[..4].copy_from_slice(&[0x5e, 0x55, 0x10, 0x11]);
+    let figures = Arc::new(SessionFigures::new(&id, 16 << 20));
+    figures.resumed(3, Some(Duration::from_millis(800)));
+    figures.set_streams(7);
+    figures.set_unacknowledged(4096);
+    link.show_session(Some(figures));
+    if let Some(session) = &site.metrics.session {
+        session.resume(ResumeOutcome::Resumed);
+    }
+
+    let far = status.add_gateway(&Arc::new(gateway()));
+    far.listening.store(Arc::new(vec!["127.0.0.1:7443".to_owned()]));
+    far.metrics.pending.set(2);
+    far.metrics.refuse(Refusal::Denied);
+    let peer = Some(([10, 0, 0, 9], 40_000).into());
+    let known = far.add_session(SessionFigures::new(&[1; 16], 16 << 20), Some("spiffe://edge/a"), peer);
+    known.figures.set_streams(5);
+    let lost = far.add_session(SessionFigures::new(&[2; 16], 16 << 20), None, peer);
+    lost.figures.set_unacknowledged(100);
+    lost.disconnected();
+    // Shown for as long as the example is.
+    std::mem::forget((known, lost));
     status
 }

@@ -2,16 +2,24 @@
 //!
 //! Spans are seconds, moments RFC 3339 in UTC with their age beside them, so that a reader needs no clock of its own.
 
+mod tunnel;
+
+pub use tunnel::{ForwardReport, GatewayReport, GatewaySessionReport, SessionReport};
+
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
+use prometheus::IntCounter;
 use serde::{Deserialize, Serialize};
 
 use super::health;
 use crate::clock::rfc3339;
 use crate::config::{Balance, Beat, InUse};
-use crate::metrics::{CloseReason, DialOutcome, Direction, EndpointFigures, Label, LossReason, RefuseReason, revision};
+use crate::metrics::{
+    CloseReason, DialOutcome, Direction, EndpointFigures, Label, LossReason, PerMode, RefuseReason, ResumeOutcome,
+    revision,
+};
 use crate::status::{Event, LinkStatus, Outage, Status, UpstreamStatus};
 
 /// The whole process. A reader of another version finds what it knows and defaults for the rest.
@@ -33,6 +41,8 @@ pub struct Report {
     pub config: ConfigReport,
     /// By name.
     pub upstreams: Vec<UpstreamReport>,
+    /// `None`: this process is no gateway.
+    pub gateway: Option<GatewayReport>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -65,6 +75,8 @@ pub struct UpstreamReport {
     pub required: bool,
     pub balance: String,
     pub listen: Vec<String>,
+    /// Tunnel mode: which service each of the listeners leads to.
+    pub forwards: Vec<ForwardReport>,
     pub endpoints: Vec<EndpointReport>,
     pub links: Vec<LinkReport>,
     pub connections: ConnectionsReport,
@@ -75,6 +87,8 @@ pub struct UpstreamReport {
     pub dials: BTreeMap<String, u64>,
     pub reconnects: u64,
     pub losses: BTreeMap<String, u64>,
+    /// Tunnel mode: attempts to go on with a session; empty in direct mode.
+    pub resumes: BTreeMap<String, u64>,
     pub last_loss: Option<EventReport>,
     /// Newest last, as are the events.
     pub outages: Vec<OutageReport>,
@@ -104,6 +118,8 @@ pub struct LinkReport {
     pub attempt: u32,
     pub retry_in_seconds: Option<f64>,
     pub last_error: Option<String>,
+    /// Tunnel mode, once a gateway has made one.
+    pub session: Option<SessionReport>,
 }
 
 /// Local connections.
@@ -184,6 +200,7 @@ pub fn report(status: &Status, now: SystemTime) -> Report {
             }),
         },
         upstreams: status.upstreams().values().map(|upstream| upstream_report(upstream, &figures, now)).collect(),
+        gateway: status.gateway().map(|gateway| tunnel::gateway_report(&gateway, now)),
     }
 }
 
@@ -192,10 +209,10 @@ fn upstream_report(upstream: &UpstreamStatus, figures: &EndpointFigures, now: Sy
     let metrics = &upstream.metrics;
     let since = **upstream.up_since.load();
     let events: Vec<_> = upstream.events().iter().map(|event| event_report(event, now)).collect();
-    let counts = |list: Vec<(&'static str, u64)>| list.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+    let mode = metrics.mode;
     UpstreamReport {
         name: upstream.name.clone(),
-        mode: "direct".to_owned(),
+        mode: mode.name().to_owned(),
         up: metrics.up.get() == 1,
         since: rfc3339(since),
         since_age_seconds: age(since, now),
@@ -207,6 +224,7 @@ fn upstream_report(upstream: &UpstreamStatus, figures: &EndpointFigures, now: Sy
         }
         .to_owned(),
         listen: upstream.listening.load().to_vec(),
+        forwards: tunnel::forward_reports(upstream),
         endpoints: settings
             .endpoints
             .iter()
@@ -225,8 +243,8 @@ fn upstream_report(upstream: &UpstreamStatus, figures: &EndpointFigures, now: Sy
             open: metrics.connections.get(),
             waiting: metrics.waiting.get(),
             accepted: metrics.connections_total.get(),
-            refused: counts(RefuseReason::ALL.iter().map(|r| (r.name(), metrics.refused[r.index()].get())).collect()),
-            closed: counts(CloseReason::ALL.iter().map(|r| (r.name(), metrics.closed[r.index()].get())).collect()),
+            refused: counts(RefuseReason::each(mode), &metrics.refused),
+            closed: counts(CloseReason::each(mode), &metrics.closed),
             bytes_sent: metrics.bytes[Direction::Sent.index()].get(),
             bytes_received: metrics.bytes[Direction::Received.index()].get(),
             limit: settings.limits.connections,
@@ -238,6 +256,7 @@ fn upstream_report(upstream: &UpstreamStatus, figures: &EndpointFigures, now: Sy
             misses: settings.heartbeat.misses,
             // The words of the file; what is sent and expected may be a password.
             beat: match settings.heartbeat.beat {
+                _ if settings.tunnel.is_some() => "ping",
                 Beat::Kernel => "none",
                 Beat::Exchange { .. } => "send/expect",
                 Beat::Redis => "redis",
@@ -255,13 +274,19 @@ fn upstream_report(upstream: &UpstreamStatus, figures: &EndpointFigures, now: Sy
         },
         detection_budget_seconds: settings.detection_budget().as_secs_f64(),
         learned_max_age_seconds: upstream.learned_max_age().map(|age| age.as_secs_f64()),
-        dials: counts(DialOutcome::ALL.iter().map(|o| (o.name(), metrics.dials[o.index()].get())).collect()),
+        dials: counts(DialOutcome::each(mode), &metrics.dials),
         reconnects: metrics.reconnects.get(),
-        losses: counts(LossReason::ALL.iter().map(|r| (r.name(), metrics.losses[r.index()].get())).collect()),
+        losses: counts(LossReason::each(mode), &metrics.losses),
+        resumes: metrics.session.as_ref().map(|of| counts(ResumeOutcome::each(mode), &of.resumes)).unwrap_or_default(),
         last_loss: events.iter().rfind(|event| event.kind == "lost").cloned(),
         outages: upstream.outages.load().iter().map(|outage| outage_report(outage, now)).collect(),
         events,
     }
+}
+
+/// Counters by the names of their labels.
+fn counts<L: Label>(labels: impl Iterator<Item = L>, counters: &[IntCounter]) -> BTreeMap<String, u64> {
+    labels.map(|label| (label.name().to_owned(), counters[label.index()].get())).collect()
 }
 
 fn link_report(link: &LinkStatus, now: SystemTime) -> LinkReport {
@@ -278,6 +303,7 @@ fn link_report(link: &LinkStatus, now: SystemTime) -> LinkReport {
         attempt: view.attempt,
         retry_in_seconds: view.retry_at.map(|at| age(now, at)),
         last_error: view.last_error.clone(),
+        session: link.session().map(|session| tunnel::session_report(&session)),
     }
 }
 
@@ -329,6 +355,39 @@ mod tests {
         assert_eq!(chat.last_loss.as_ref().and_then(|loss| loss.reason.as_deref()), Some("reset"));
         assert_eq!(chat.losses["reset"], 1);
         assert_eq!(chat.connections.refused.keys().collect::<Vec<_>>(), ["limit", "link_down"]);
+    }
+
+    #[test]
+    fn a_tunnel_tells_its_forwards_and_sessions_and_the_gateway_whom_it_holds() {
+        let status = example::busy_tunnel();
+        let told = report(&status, status.started + Duration::from_secs(90));
+        let [site] = told.upstreams.as_slice() else { panic!("one upstream, not {}", told.upstreams.len()) };
+        assert_eq!((site.mode.as_str(), site.heartbeat.beat.as_str()), ("tunnel", "ping"));
+        let [forward] = site.forwards.as_slice() else { panic!("one forward") };
+        assert_eq!(
+            (forward.service.as_str(), forward.listen.as_slice()),
+            ("postgres", &["127.0.0.1:5432".to_owned()][..])
+        );
+        let session = site.links[0].session.as_ref().expect("a session");
+        assert_eq!((session.id.as_str(), session.epoch, session.streams), ("5e551011", 3, 7));
+        assert_eq!((session.unacknowledged_bytes, session.buffer_bytes), (4096, 16 << 20));
+        assert_eq!((session.resumes, session.last_outage_seconds), (1, Some(0.8)));
+        assert_eq!((site.resumes["resumed"], site.losses["reset"]), (1, 0));
+        assert!(site.dials.contains_key("denied") && !site.connections.closed.contains_key("dead"));
+
+        let gateway = told.gateway.as_ref().expect("a gateway");
+        assert_eq!((gateway.name.as_str(), gateway.listen.as_slice()), ("gw-1", &["127.0.0.1:7443".to_owned()][..]));
+        assert_eq!((gateway.streams, gateway.handshakes_pending, gateway.refusals["denied"]), (5, 2, 1));
+        let [known, lost] = gateway.sessions.as_slice() else { panic!("two sessions") };
+        assert_eq!(
+            (known.identity.as_deref(), known.peer.as_deref()),
+            (Some("spiffe://edge/a"), Some("10.0.0.9:40000"))
+        );
+        assert!(known.connected && !lost.connected && lost.identity.is_none());
+        assert_eq!((known.session.streams, lost.session.unacknowledged_bytes), (5, 100));
+        let json = serde_json::to_string(&told).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), told);
+        assert!(!json.contains("5e551011ee"), "no more of an id than its first 8 digits");
     }
 
     #[test]

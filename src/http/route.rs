@@ -72,9 +72,7 @@ pub fn route(request: &Request, context: &Context<'_>) -> Response {
 }
 
 fn metrics(request: &Request, status: &Status) -> Response {
-    for upstream in status.upstreams().values() {
-        upstream.metrics.refresh();
-    }
+    status.refresh();
     let families = status.metrics.gather();
     let response = match negotiate(&request.accept) {
         Exposition::OpenMetrics => {

@@ -25,13 +25,16 @@ pub struct DialOptions {
     pub connect_timeout: Duration,
     /// `None`: plain.
     pub tls: Option<Arc<ClientTls>>,
+    /// Whose name TLS checks, unless `tls.server_name` says otherwise. `None`: that of the address dialled. A gateway
+    /// may say where else it is reached, but not by which name it is known.
+    pub known_as: Option<Address>,
 }
 
 impl DialOptions {
     /// What an upstream's configuration says. `tls` is made from it once, and shared, so that a reload of its files
     /// reaches every dial.
     pub fn new(upstream: &Upstream, tls: Option<Arc<ClientTls>>) -> Self {
-        Self { connect_timeout: upstream.retry.connect_timeout, tls }
+        Self { connect_timeout: upstream.retry.connect_timeout, tls, known_as: None }
     }
 }
 
@@ -233,7 +236,8 @@ where
 {
     let failed =
         |reason: String| DialError::Tls { endpoint: target.name.clone(), address: address.to_string(), reason };
-    let name = tls.server_name(&target.address).map_err(|error| failed(error.to_string()))?;
+    let known_as = options.known_as.as_ref().unwrap_or(&target.address);
+    let name = tls.server_name(known_as).map_err(|error| failed(error.to_string()))?;
     match timeout_at(deadline, tls.handshake(name, stream)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(failed(tls::explain(&error))),

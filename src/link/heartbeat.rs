@@ -77,7 +77,7 @@ impl Heartbeat {
             interval: settings.interval,
             timeout: settings.timeout,
             allowed: settings.misses,
-            share: 1.0 - JITTER * random.f64(),
+            share: share(random),
             last_heard: now,
             outstanding: None,
             missed: 0,
@@ -138,7 +138,7 @@ impl Heartbeat {
     pub fn next_deadline(&self) -> Instant {
         match self.outstanding {
             Some(beat) => beat.due,
-            None => self.hold_until.unwrap_or_else(|| self.on_grid(self.last_heard + self.silence())),
+            None => self.hold_until.unwrap_or_else(|| on_grid(self.last_heard + self.silence(), self.interval)),
         }
     }
 
@@ -178,19 +178,28 @@ impl Heartbeat {
         if self.missed >= self.allowed { Verdict::Dead } else { Verdict::Missed }
     }
 
-    /// The grid's last point before `at`.
-    fn on_grid(&self, at: Instant) -> Instant {
-        static ORIGIN: OnceLock<Instant> = OnceLock::new();
-        let origin = *ORIGIN.get_or_init(Instant::now);
-        let grid = (self.interval / GRID).min(COARSEST);
-        let past = at.saturating_duration_since(origin).as_nanos() % grid.as_nanos().max(1);
-        // Less than the grid, so it fits.
-        at - Duration::from_nanos(past as u64)
-    }
-
     fn silence(&self) -> Duration {
         self.interval.mul_f64(self.share)
     }
+}
+
+/// The share of the interval that one connection uses, drawn once for each.
+pub(crate) fn share(random: &mut fastrand::Rng) -> f64 {
+    1.0 - JITTER * random.f64()
+}
+
+/// The grid's last point before `at`, for beats of this interval.
+pub(crate) fn on_grid(at: Instant, interval: Duration) -> Instant {
+    let grid = (interval / GRID).min(COARSEST);
+    let past = at.saturating_duration_since(origin()).as_nanos() % grid.as_nanos().max(1);
+    // Less than the grid, so it fits.
+    at - Duration::from_nanos(past as u64)
+}
+
+/// A moment that stays the same for the life of the process.
+pub(crate) fn origin() -> Instant {
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    *ORIGIN.get_or_init(Instant::now)
 }
 
 #[cfg(test)]

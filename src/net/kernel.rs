@@ -77,6 +77,8 @@ pub struct TcpInfo {
     pub last_data_sent: Duration,
     /// Bytes written to the socket that have not left the host.
     pub notsent_bytes: u32,
+    /// The latest measure of how fast the peer's kernel took payload, in bytes a second; zero before the first.
+    pub delivery_rate: u64,
     /// Payload the peer's kernel has acknowledged. The end that dialled counts its SYN as one byte more.
     pub bytes_acked: u64,
     /// Payload received.
@@ -204,6 +206,7 @@ pub fn tcp_info(fd: RawFd) -> io::Result<TcpInfo> {
         last_data_received: millis(raw.last_data_recv),
         last_data_sent: millis(raw.last_data_sent),
         notsent_bytes: raw.notsent_bytes,
+        delivery_rate: raw.delivery_rate,
         bytes_acked: raw.bytes_acked,
         bytes_received: raw.bytes_received,
         bytes_sent: raw.bytes_sent,
@@ -244,6 +247,30 @@ pub fn set_rto_max(fd: RawFd, longest: Duration) -> io::Result<bool> {
 
 #[cfg(not(target_os = "linux"))]
 pub fn set_rto_max(_fd: RawFd, _longest: Duration) -> io::Result<bool> {
+    Ok(false)
+}
+
+/// Bounds what a TCP socket takes beyond what has left the host (`TCP_NOTSENT_LOWAT`, Linux 3.12): it is writable only
+/// while fewer than so many bytes wait, so what matters more need not queue behind them. `Ok(false)`: not on this
+/// system.
+#[cfg(target_os = "linux")]
+pub fn set_notsent_lowat(fd: RawFd, bytes: u32) -> io::Result<bool> {
+    // SAFETY: the pointer is to a live `u32`, of the size of a `c_int`, and the length says so; the kernel only reads
+    // it, and takes it as unsigned.
+    let result = unsafe {
+        libc::setsockopt(
+            fd,
+            libc::IPPROTO_TCP,
+            libc::TCP_NOTSENT_LOWAT,
+            (&raw const bytes).cast(),
+            size_of::<u32>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(true) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn set_notsent_lowat(_fd: RawFd, _bytes: u32) -> io::Result<bool> {
     Ok(false)
 }
 
@@ -409,9 +436,29 @@ mod tests {
         assert_eq!(after.bytes_sent - before.bytes_sent, 1000);
         assert_eq!(after.notsent_bytes, 0);
         assert!(after.rtt > Duration::ZERO && after.rtt < Duration::from_secs(1), "{after:?}");
+        assert!(after.delivery_rate > 0, "{after:?}");
         assert!(after.min_rtt.is_some_and(|rtt| rtt < Duration::from_secs(1)), "{after:?}");
         assert!(after.send_window.is_some_and(|window| window > 0), "{after:?}");
         assert_eq!(tcp_info(far.as_raw_fd()).unwrap().bytes_received, 1000);
+    }
+
+    #[test]
+    fn a_socket_with_a_low_water_mark_takes_little_that_cannot_leave() {
+        const MARK: u32 = 16 << 10;
+        let takes = |mark: Option<u32>| {
+            let (mut near, far) = pair();
+            near.set_nonblocking(true).unwrap();
+            if let Some(mark) = mark {
+                assert!(set_notsent_lowat(near.as_raw_fd(), mark).unwrap());
+            }
+            while near.write(&[0; 4096]).is_ok() {}
+            let info = tcp_info(near.as_raw_fd()).unwrap();
+            drop(far);
+            info.notsent_bytes
+        };
+        let (marked, free) = (takes(Some(MARK)), takes(None));
+        assert!(marked < 4 * MARK && free > 8 * MARK, "{marked} and {free}");
+        assert!(set_notsent_lowat(-1, MARK).is_err());
     }
 
     #[test]

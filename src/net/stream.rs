@@ -57,6 +57,16 @@ impl Stream {
         }
     }
 
+    /// Whether a plain socket may have something to read. After a read that found less than it asked for, this is pending
+    /// without a system call, and the waker is set. Under TLS always ready: only reading tells.
+    pub fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(context),
+            Self::Unix(stream) => stream.poll_read_ready(context),
+            Self::Tls(_) | Self::TlsUnix(_) => Poll::Ready(Ok(())),
+        }
+    }
+
     /// Its close will be a reset. A unix socket has none: its peer sees the end.
     pub fn reset_on_close(&self) -> io::Result<()> {
         match self.tcp_fd() {

@@ -1,19 +1,21 @@
-//! TLS towards the endpoints: who is trusted, who we are, and taking renewed files without a restart.
+//! TLS: who is trusted, who we are, and taking renewed files without a restart. Towards the endpoints here, towards a
+//! gateway's dialers in [`server`].
 
 #[cfg(test)]
 pub(crate) mod authority;
 mod files;
+mod kept;
+pub mod server;
 
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use arc_swap::ArcSwap;
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{self, cipher_suite};
-use rustls::{CertificateError, ClientConfig, RootCertStore};
-use rustls_pki_types::ServerName;
+use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore, SupportedProtocolVersion};
+use rustls_pki_types::{CertificateDer, ServerName};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
@@ -21,28 +23,33 @@ use tokio_rustls::client::TlsStream;
 
 use files::{Contents, Material};
 pub use files::{Fault, File, Notice};
+use kept::{Kept, Loaded};
 
 #[cfg(test)]
 use crate::config;
 use crate::config::{Address, Tls};
 
-/// TLS 1.2 and 1.3 towards one upstream's endpoints, by its files as they were last found fit.
+/// What a tunnel's link says it speaks (ALPN), and what both ends insist on: one name a major version of the protocol.
+pub const TUNNEL_PROTOCOL: &[u8] = b"everlink/1";
+
+/// TLS towards one upstream's endpoints, by its files as they were last found fit: 1.2 and 1.3 in direct mode, 1.3 with
+/// [`TUNNEL_PROTOCOL`] towards a gateway.
 ///
 /// Sessions are never resumed. Warm connections are opened ahead of their clients, so a shorter handshake would save
 /// nobody time, and a resumed session skips what a rotation is for: the peer's certificate would not be looked at
 /// again, and a renewed client certificate not be shown.
 pub struct ClientTls {
     settings: Tls,
-    loaded: ArcSwap<Loaded>,
-    /// The last fault told, and the contents it was about.
-    told: Mutex<Option<(u64, Fault)>>,
+    speaks: Speaks,
+    kept: Kept<ClientConfig>,
 }
 
-struct Loaded {
-    config: Arc<ClientConfig>,
-    fingerprint: u64,
-    ca_not_after: Option<i64>,
-    client_not_after: Option<i64>,
+/// What is spoken inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    /// What the endpoint speaks; `tls.alpn` may name it.
+    Anything,
+    Tunnel,
 }
 
 /// A host that TLS cannot check a certificate against.
@@ -52,11 +59,27 @@ pub struct BadServerName {
     pub name: String,
 }
 
+/// The peer did not take up [`TUNNEL_PROTOCOL`].
+#[derive(Debug, Error)]
+#[error(
+    "it does not speak everlink/1 (ALPN): is an everlink gateway listening there, and nothing that ends TLS before it?"
+)]
+struct NotATunnel;
+
 impl ClientTls {
     /// Reads and judges the files.
     pub fn new(settings: &Tls) -> Result<Self, Fault> {
-        let loaded = load(settings, &Contents::read(settings)?)?;
-        Ok(Self { settings: settings.clone(), loaded: ArcSwap::from_pointee(loaded), told: Mutex::new(None) })
+        Self::speaking(settings, Speaks::Anything)
+    }
+
+    /// The same for links to a gateway. `settings.alpn` is not looked at.
+    pub fn for_tunnel(settings: &Tls) -> Result<Self, Fault> {
+        Self::speaking(settings, Speaks::Tunnel)
+    }
+
+    fn speaking(settings: &Tls, speaks: Speaks) -> Result<Self, Fault> {
+        let loaded = load(settings, speaks, &Contents::read(settings)?)?;
+        Ok(Self { settings: settings.clone(), speaks, kept: Kept::new(loaded) })
     }
 
     /// Looks at the files again. `Ok(true)`: they had changed, and new handshakes use them. What cannot be used (half
@@ -65,33 +88,8 @@ impl ClientTls {
     ///
     /// The system's roots are read once in a process's life, and not here.
     pub fn reload(&self) -> Result<bool, Fault> {
-        let (fingerprint, loaded) = match Contents::read(&self.settings) {
-            Ok(contents) => {
-                let fingerprint = contents.fingerprint();
-                if fingerprint == self.loaded.load().fingerprint {
-                    *self.told() = None;
-                    return Ok(false);
-                }
-                (fingerprint, load(&self.settings, &contents))
-            }
-            Err(fault) => (0, Err(fault)),
-        };
-        let mut told = self.told();
-        match loaded {
-            Ok(loaded) => {
-                self.loaded.store(Arc::new(loaded));
-                *told = None;
-                Ok(true)
-            }
-            Err(fault) => {
-                let news = (fingerprint, fault.clone());
-                if told.as_ref() == Some(&news) {
-                    return Ok(false);
-                }
-                *told = Some(news);
-                Err(fault)
-            }
-        }
+        let contents = Contents::read(&self.settings);
+        self.kept.renew(contents, |contents| load(&self.settings, self.speaks, contents))
     }
 
     /// What the endpoint's certificate is checked against: `tls.server_name`, else the endpoint's host. An address is
@@ -102,27 +100,28 @@ impl ClientTls {
     }
 
     /// Shakes hands over a connection that stands. The caller sets the limit of time; dropping the future closes the
-    /// connection. [`explain`] says what an error means.
+    /// connection. [`explain`] says what an error means. A gateway that does not like the client's certificate says so
+    /// only after the handshake: the first read is then the error, and [`explain`] knows it too.
     pub async fn handshake<S>(&self, name: ServerName<'static>, stream: S) -> io::Result<TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let config = self.loaded.load().config.clone();
-        TlsConnector::from(config).connect(name, stream).await
+        let config = self.kept.get().config.clone();
+        let stream = TlsConnector::from(config).connect(name, stream).await?;
+        if self.speaks == Speaks::Tunnel && stream.get_ref().1.alpn_protocol() != Some(TUNNEL_PROTOCOL) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, NotATunnel));
+        }
+        Ok(stream)
     }
 
     /// When the next certificate of `ca_file` ends, in seconds of Unix time; `None` with the system's roots.
     pub fn ca_not_after(&self) -> Option<i64> {
-        self.loaded.load().ca_not_after
+        self.kept.get().ca_not_after
     }
 
     /// When the client's certificate, or one of its chain, ends, in seconds of Unix time.
     pub fn client_not_after(&self) -> Option<i64> {
-        self.loaded.load().client_not_after
-    }
-
-    fn told(&self) -> std::sync::MutexGuard<'_, Option<(u64, Fault)>> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.get().pair_not_after
     }
 }
 
@@ -132,7 +131,7 @@ pub fn inspect(tls: &Tls) -> Result<Vec<Notice>, Fault> {
     let contents = Contents::read(tls)?;
     let material = contents.judge(unix_now())?;
     let notices = material.notices.clone();
-    build(tls, &contents, material)?;
+    build(tls, Speaks::Anything, &contents, material)?;
     Ok(notices)
 }
 
@@ -151,6 +150,12 @@ pub fn explain(error: &io::Error) -> String {
         rustls::Error::InvalidMessage(_) => "its answer is not TLS: servers that begin in plain text (PostgreSQL \
              before 17, MySQL, STARTTLS) cannot be used with `tls`"
             .to_owned(),
+        rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol) => {
+            "it speaks none of the protocols offered (ALPN): is the right server listening there?".to_owned()
+        }
+        rustls::Error::AlertReceived(AlertDescription::ProtocolVersion) => {
+            "it speaks no version of TLS that is offered here: 1.2 and 1.3, to a gateway 1.3 alone".to_owned()
+        }
         rustls::Error::AlertReceived(alert) => {
             format!("it refused the handshake ({alert:?}): see its log; does it want a client certificate?")
         }
@@ -196,35 +201,45 @@ fn unix_now() -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-fn load(tls: &Tls, contents: &Contents) -> Result<Loaded, Fault> {
+fn load(tls: &Tls, speaks: Speaks, contents: &Contents) -> Result<Loaded<ClientConfig>, Fault> {
     let material = contents.judge(unix_now())?;
-    let (ca_not_after, client_not_after) = (material.ca_not_after, material.client_not_after);
-    let config = Arc::new(build(tls, contents, material)?);
-    Ok(Loaded { config, fingerprint: contents.fingerprint(), ca_not_after, client_not_after })
+    let (ca_not_after, pair_not_after) = (material.ca_not_after, material.pair_not_after);
+    let config = Arc::new(build(tls, speaks, contents, material)?);
+    Ok(Loaded { config, fingerprint: contents.fingerprint(), ca_not_after, pair_not_after })
 }
 
-fn build(tls: &Tls, contents: &Contents, material: Material) -> Result<ClientConfig, Fault> {
+fn build(tls: &Tls, speaks: Speaks, contents: &Contents, material: Material) -> Result<ClientConfig, Fault> {
     let roots = match material.roots {
-        Some(certificates) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates {
-                roots.add(certificate).map_err(|error| contents.unusable_root(&error))?;
-            }
-            Arc::new(roots)
-        }
+        Some(certificates) => Arc::new(roots(contents, certificates)?),
         None => system_roots()?,
     };
+    let versions: &[&SupportedProtocolVersion] = match speaks {
+        Speaks::Anything => rustls::DEFAULT_VERSIONS,
+        Speaks::Tunnel => &[&rustls::version::TLS13],
+    };
     let builder = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .map_err(|error| contents.mismatch(&error))?
         .with_root_certificates(roots);
-    let mut config = match material.client {
+    let mut config = match material.pair {
         Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|error| contents.mismatch(&error))?,
         None => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = tls.alpn.iter().map(|protocol| protocol.clone().into_bytes()).collect();
+    config.alpn_protocols = match speaks {
+        Speaks::Anything => tls.alpn.iter().map(|protocol| protocol.clone().into_bytes()).collect(),
+        Speaks::Tunnel => vec![TUNNEL_PROTOCOL.to_vec()],
+    };
     config.resumption = Resumption::disabled();
     Ok(config)
+}
+
+/// The certificates of the CA file as what is trusted.
+fn roots(contents: &Contents, certificates: Vec<CertificateDer<'static>>) -> Result<RootCertStore, Fault> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        roots.add(certificate).map_err(|error| contents.unusable_root(&error))?;
+    }
+    Ok(roots)
 }
 
 /// *ring*, told here and nowhere else: no process-wide default is relied on. AES-128 before AES-256: as safe for any

@@ -32,12 +32,12 @@ use crate::config::Beats;
 const REPLAY_LEAST: u64 = 2 * 1024 * 1024;
 /// An ACK goes out after so many bytes at the latest.
 const ACK_EVERY: u64 = 128 * 1024;
+/// A peer that keeps next to nothing is not told of every byte.
+const ACK_LEAST: u64 = 4 * 1024;
 /// Last words waiting: at 16 bytes each, a quarter of a mebibyte.
 const LAST_WORDS: usize = 16 * 1024;
 /// A frame of another stream within this time: a stream is not alone.
 const COMPANY: Duration = Duration::from_millis(100);
-/// However little a peer keeps, an ACK is not worth its 16 bytes for less.
-const ACK_LEAST: u64 = 1024;
 /// What frames other than OPEN and DATA may add to the bytes kept for replay. An honest peer acknowledges long before: a
 /// mebibyte is the CREDITs for a gigabyte.
 const CONTROL_MOST: u64 = 1024 * 1024;
@@ -296,6 +296,11 @@ impl<T> Session<T> {
 
     // ---- what the owner wants ----
 
+    /// Whether [`open`](Self::open) would take another stream.
+    pub fn can_open(&self) -> bool {
+        self.dialer && self.streams.len() < self.limits.streams && self.newest < u32::MAX
+    }
+
     /// Opens a stream. Data may follow at once. `Err` gives `user` back: the streams or their identifiers are used up.
     pub fn open(
         &mut self,
@@ -306,7 +311,7 @@ impl<T> Session<T> {
         user: T,
         now: Instant,
     ) -> Result<u32, T> {
-        if !self.dialer || self.streams.len() >= self.limits.streams || self.newest == u32::MAX {
+        if !self.can_open() {
             return Err(user);
         }
         self.newest += 1;
@@ -353,6 +358,11 @@ impl<T> Session<T> {
         }
         let kept = self.replay_limit().saturating_sub(self.out.unacknowledged());
         stream.credit.min(kept).min(room).min(PAYLOAD_MAX as u64) as usize
+    }
+
+    /// The peer lets the stream send more.
+    pub fn has_credit(&self, stream: u32) -> bool {
+        self.streams.get(&stream).is_some_and(|stream| stream.credit > 0)
     }
 
     /// Lets `read` put at most `most` bytes of the stream's data where they will be sent from; it tells how many.

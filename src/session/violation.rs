@@ -77,3 +77,15 @@ impl Violation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_violation_can_be_counted() {
+        for violation in Violation::ALL {
+            assert!(crate::metrics::VIOLATIONS.contains(&violation.name()), "{violation:?}");
+        }
+    }
+}

@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 use everlink::config::{
     Address, Balance, Beat, Endpoint, Expect, Heartbeat, InUse, Jitter, Limits, ListenAddress, Pool, Retry, Upstream,
 };
+use everlink::direct::keeper::Direct;
 use everlink::link::resolve::Resolver;
-use everlink::listener::{BindError, Listeners};
+use everlink::listener::{Arrivals, BindError, Listeners, Owner, Wanted};
 use everlink::metrics::{CloseReason, DialOutcome, Label, LinkState, LossReason, Metrics, RefuseReason};
 use everlink::net::tls::ClientTls;
 use everlink::status::{Status, UpstreamStatus};
-use everlink::upstream;
 use everlink::workers::{Layout, Workers};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -161,7 +161,7 @@ pub struct Everlink {
     /// The first upstream.
     pub upstream: Arc<UpstreamStatus>,
     settings: Vec<Arc<Upstream>>,
-    running: BTreeMap<String, upstream::Upstream>,
+    running: BTreeMap<String, Direct>,
     listeners: Listeners,
     workers: Option<Workers>,
     drain: watch::Sender<Duration>,
@@ -198,8 +198,7 @@ impl Everlink {
     /// Changes to these upstreams as a reload would: all of it or nothing.
     pub fn change(&mut self, all: Vec<Upstream>) -> Result<(), Vec<BindError>> {
         let all: Vec<_> = all.into_iter().map(Arc::new).collect();
-        let listen = |u: &Arc<Upstream>| u.listen.iter().map(|a| (a.clone(), u.name.clone())).collect::<Vec<_>>();
-        let wanted: Vec<_> = all.iter().flat_map(listen).collect();
+        let wanted: Vec<_> = all.iter().flat_map(|settings| Wanted::of(settings)).collect();
         let workers = self.workers.as_ref().expect("running");
         let prepared = self.listeners.prepare(&wanted, workers.handles())?;
         for settings in &all {
@@ -212,13 +211,20 @@ impl Everlink {
             let tls = settings.tls.as_ref().map(|tls| Arc::new(ClientTls::new(tls).expect("usable TLS files")));
             let drain = self.drain.subscribe();
             let resolver = Resolver::default();
-            let started = upstream::Upstream::start(settings, &self.status, &resolver, workers.handles(), tls, drain);
+            let started = Direct::start(settings, &self.status, &resolver, workers.handles(), tls, drain);
             self.running.insert(settings.name.clone(), started);
         }
-        let pools: HashMap<_, _> =
-            all.iter().map(|settings| (settings.name.clone(), self.running[&settings.name].pool.clone())).collect();
-        self.listeners.commit(prepared, &pools, workers.handles());
-        let gone: Vec<_> = self.running.keys().filter(|name| !pools.contains_key(*name)).cloned().collect();
+        let owner = |name: &String| Owner { upstream: name.clone(), forward: 0 };
+        let targets: HashMap<_, Arc<dyn Arrivals>> = all
+            .iter()
+            .map(|settings| (owner(&settings.name), self.running[&settings.name].pool.clone() as Arc<dyn Arrivals>))
+            .collect();
+        let mut listening = self.listeners.commit(prepared, &targets, workers.handles());
+        for settings in &all {
+            let addresses = listening.remove(&owner(&settings.name)).unwrap_or_default();
+            self.running[&settings.name].pool.status.listens(vec![addresses]);
+        }
+        let gone: Vec<_> = self.running.keys().filter(|name| !targets.contains_key(&owner(name))).cloned().collect();
         for name in gone {
             if let Some(running) = self.running.remove(&name) {
                 running.remove();

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use everlink::metrics::Metrics;
+use everlink::metrics::{Metrics, Mode};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -216,7 +216,7 @@ fn prometheus_scrapes_both_formats_and_loses_what_is_removed() {
 
     everlink.edit(&a);
     wait_until("its series are gone", || everlink.metrics().with_label("upstream", "b").is_empty());
-    assert_eq!(everlink.metrics().with_label("upstream", "a").len(), Metrics::series_of(1, false));
+    assert_eq!(everlink.metrics().with_label("upstream", "a").len(), Metrics::series_of(Mode::Direct, 1, false));
     for job in ["openmetrics", "text"] {
         let gone = format!("{{job=\"{job}\",upstream=\"b\"}}");
         wait_until("Prometheus has seen it", || prometheus.query(&gone).is_empty());
@@ -274,7 +274,7 @@ fn every_promised_metric_exists_and_no_other_and_an_upstream_has_the_series_it_w
     assert_eq!(names, promised);
     for (upstream, endpoints, tls) in [("plain", 1, false), ("spread", 2, false), ("secret", 1, true)] {
         let series = samples.with_label("upstream", upstream);
-        assert_eq!(series.len(), Metrics::series_of(endpoints, tls), "{upstream}: {series:#?}");
+        assert_eq!(series.len(), Metrics::series_of(Mode::Direct, endpoints, tls), "{upstream}: {series:#?}");
         assert!(series.len() <= 90, "{upstream}: {}", series.len());
     }
     // Both formats say the same of the same names.

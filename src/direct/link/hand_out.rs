@@ -6,8 +6,9 @@ use super::connection::{Connection, Happened, poll_listen, poll_once};
 use super::tell::tell;
 use super::{Ended, LinkTask};
 use crate::direct::beat::Heard;
-use crate::direct::client::{Client, close_in_order};
+use crate::direct::client::Client;
 use crate::link::state::{Action, Input, State};
+use crate::listener::client::close_in_order;
 use crate::metrics::LossReason;
 
 impl LinkTask {

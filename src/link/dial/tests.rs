@@ -1,3 +1,4 @@
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -10,12 +11,14 @@ use crate::config::Tls;
 use crate::link::resolve::Sources;
 use crate::link::resolve::nameserver::{Nameserver, Reply};
 use crate::net::tls::authority::{Authority, serve};
+use crate::net::tls::server::ServerTls;
+use crate::net::wire::Wire;
 
 const AMPLE: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(400);
 
 fn options(connect_timeout: Duration) -> DialOptions {
-    DialOptions { connect_timeout, tls: None }
+    DialOptions { connect_timeout, tls: None, known_as: None }
 }
 
 fn with_tls(connect_timeout: Duration, settings: &Tls) -> DialOptions {
@@ -240,6 +243,48 @@ async fn a_silent_nameserver_uses_up_the_same_time_limit() {
     let error = dial(&named(80), &options(SHORT), &resolver(&server)).await.unwrap_err();
     assert_eq!(error.outcome(), DialOutcome::Resolve);
     assert!(begun.elapsed() < AMPLE);
+}
+
+#[tokio::test]
+async fn a_tunnels_link_is_a_wire_and_elsewhere_its_gateway_keeps_its_name() {
+    let authority = Authority::new("ca");
+    let pair = authority.issue(&["gateway.internal"]);
+    let gateway = ServerTls::new(&crate::config::ServerTls {
+        cert_file: authority.put("server.pem", &pair.cert),
+        key_file: authority.put("server.key", &pair.key),
+        client_ca_file: None,
+    })
+    .unwrap();
+    let (listener, address) = listen("127.0.0.1").await;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut wire) = gateway.accept(stream).await else { continue };
+            poll_fn(|context| wire.poll_write(context, b"welcome")).await.unwrap();
+        }
+    });
+    let tunnel = ClientTls::for_tunnel(&authority.settings(None)).unwrap();
+    let by_address = DialOptions { tls: Some(Arc::new(tunnel)), ..options(AMPLE) };
+    let error = fails(&literal(address), &by_address).await;
+    assert!(error.to_string().contains("not for 127.0.0.1"), "{error}");
+
+    let known_as = Some(Address::Host { host: "gateway.internal".to_owned(), port: 1 });
+    let by_name = DialOptions { known_as, ..by_address };
+    let dialled = dial(&literal(address), &by_name, &no_resolver()).await.unwrap();
+    let mut wire = Wire::from_stream(dialled.stream).unwrap();
+    let mut got = [0; 7];
+    assert_eq!(poll_fn(|context| wire.poll_read(context, &mut got)).await.unwrap(), 7);
+    assert_eq!(&got, b"welcome");
+}
+
+#[tokio::test]
+async fn a_tunnel_to_a_server_that_is_no_gateway_is_a_failure_of_tls_with_the_reason() {
+    let authority = Authority::new("ca");
+    let server = serve(&authority.issue(&["127.0.0.1"]), None).await;
+    let tunnel = ClientTls::for_tunnel(&authority.settings(None)).unwrap();
+    let options = DialOptions { tls: Some(Arc::new(tunnel)), ..options(AMPLE) };
+    let error = fails(&literal(server), &options).await;
+    assert_eq!(error.outcome(), DialOutcome::Tls);
+    assert!(error.to_string().contains("TLS failed: it speaks none of the protocols offered (ALPN)"), "{error}");
 }
 
 #[tokio::test]

@@ -11,17 +11,19 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use thiserror::Error;
 use x509_parser::time::ASN1Time;
 
-use crate::config::Tls;
+use crate::config::{ServerTls, Tls};
 
 /// A bundle of all public roots has about 250 KiB; ten times that is no certificate file.
 const FILE_MAX: u64 = 4 << 20;
 /// A certificate that ends within this many seconds (7 days) is worth a word.
 const ENDS_SOON: i64 = 7 * 24 * 60 * 60;
 
-/// Which of an upstream's TLS files; shown as its key in the configuration.
+/// Which of an upstream's or the gateway's TLS files; shown as its key in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum File {
     Ca,
+    /// Who signs the dialers' certificates; only a gateway has it.
+    ClientCa,
     Cert,
     Key,
 }
@@ -30,6 +32,7 @@ impl fmt::Display for File {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ca => "ca_file",
+            Self::ClientCa => "client_ca_file",
             Self::Cert => "cert_file",
             Self::Key => "key_file",
         })
@@ -51,10 +54,31 @@ pub struct Notice {
     pub message: String,
 }
 
+/// The files of one side of TLS.
+pub(super) struct Named<'a> {
+    ca: Option<(File, &'a Path)>,
+    /// Our own certificate and its key.
+    pair: Option<(&'a Path, &'a Path)>,
+}
+
+impl<'a> From<&'a Tls> for Named<'a> {
+    fn from(tls: &'a Tls) -> Self {
+        let pair = tls.client.as_ref().map(|client| (&*client.cert_file, &*client.key_file));
+        Self { ca: tls.ca_file.as_deref().map(|path| (File::Ca, path)), pair }
+    }
+}
+
+impl<'a> From<&'a ServerTls> for Named<'a> {
+    fn from(tls: &'a ServerTls) -> Self {
+        let ca = tls.client_ca_file.as_deref().map(|path| (File::ClientCa, path));
+        Self { ca, pair: Some((&tls.cert_file, &tls.key_file)) }
+    }
+}
+
 /// What the files held at one moment.
 pub(super) struct Contents {
     ca: Option<Content>,
-    client: Option<(Content, Content)>,
+    pair: Option<(Content, Content)>,
 }
 
 struct Content {
@@ -67,21 +91,23 @@ struct Content {
 /// Files found fit for use.
 #[derive(Debug)]
 pub(super) struct Material {
-    /// `None`: the system's.
+    /// `None`: no file is named.
     pub roots: Option<Vec<CertificateDer<'static>>>,
-    pub client: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    /// Our own chain and key.
+    pub pair: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
     pub notices: Vec<Notice>,
-    /// Seconds of Unix time: the next end among the CA's certificates, and among the client's own chain.
+    /// Seconds of Unix time: the next end among the CA's certificates, and among our own chain.
     pub ca_not_after: Option<i64>,
-    pub client_not_after: Option<i64>,
+    pub pair_not_after: Option<i64>,
 }
 
 impl Contents {
     /// Reads the files until two readings agree, so that a pair swapped in between is not taken half old, half new.
-    pub(super) fn read(tls: &Tls) -> Result<Self, Fault> {
-        let mut contents = Self::read_once(tls)?;
+    pub(super) fn read<'a>(files: impl Into<Named<'a>>) -> Result<Self, Fault> {
+        let files = files.into();
+        let mut contents = Self::read_once(&files)?;
         for _ in 0..3 {
-            let again = Self::read_once(tls)?;
+            let again = Self::read_once(&files)?;
             if again.fingerprint() == contents.fingerprint() {
                 break;
             }
@@ -90,21 +116,19 @@ impl Contents {
         Ok(contents)
     }
 
-    fn read_once(tls: &Tls) -> Result<Self, Fault> {
-        let ca = tls.ca_file.as_deref().map(|path| Content::read(File::Ca, path)).transpose()?;
-        let client = match &tls.client {
-            Some(client) => {
-                Some((Content::read(File::Cert, &client.cert_file)?, Content::read(File::Key, &client.key_file)?))
-            }
+    fn read_once(files: &Named<'_>) -> Result<Self, Fault> {
+        let ca = files.ca.map(|(file, path)| Content::read(file, path)).transpose()?;
+        let pair = match files.pair {
+            Some((cert, key)) => Some((Content::read(File::Cert, cert)?, Content::read(File::Key, key)?)),
             None => None,
         };
-        Ok(Self { ca, client })
+        Ok(Self { ca, pair })
     }
 
     /// Equal when the contents are.
     pub(super) fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        let files = self.ca.iter().chain(self.client.iter().flat_map(|(cert, key)| [cert, key]));
+        let files = self.ca.iter().chain(self.pair.iter().flat_map(|(cert, key)| [cert, key]));
         for content in files {
             content.bytes.hash(&mut hasher);
         }
@@ -116,7 +140,7 @@ impl Contents {
     pub(super) fn judge(&self, now: i64) -> Result<Material, Fault> {
         let mut notices = Vec::new();
         let mut material =
-            Material { roots: None, client: None, notices: Vec::new(), ca_not_after: None, client_not_after: None };
+            Material { roots: None, pair: None, notices: Vec::new(), ca_not_after: None, pair_not_after: None };
         if let Some(ca) = &self.ca {
             ca.writable_only_by_its_owner()?;
             let roots = ca.certificates()?;
@@ -130,7 +154,7 @@ impl Contents {
             material.ca_not_after = ends.clone().filter(|end| *end > now).min().or(ends.max());
             material.roots = Some(roots);
         }
-        if let Some((cert, key)) = &self.client {
+        if let Some((cert, key)) = &self.pair {
             cert.writable_only_by_its_owner()?;
             key.writable_only_by_its_owner()?;
             let chain = cert.certificates()?;
@@ -144,8 +168,8 @@ impl Contents {
                 }
                 notices.extend(cert.ends_soon(end, now));
             }
-            material.client_not_after = validities.iter().map(|(_, end)| end.timestamp()).min();
-            material.client = Some((chain, key.private_key()?));
+            material.pair_not_after = validities.iter().map(|(_, end)| end.timestamp()).min();
+            material.pair = Some((chain, key.private_key()?));
         }
         material.notices = notices;
         Ok(material)
@@ -153,7 +177,7 @@ impl Contents {
 
     /// A fault of the key that only shows beside its certificate.
     pub(super) fn mismatch(&self, error: &rustls::Error) -> Fault {
-        let (file, message) = match (&self.client, error) {
+        let (file, message) = match (&self.pair, error) {
             (Some((cert, key)), rustls::Error::InconsistentKeys(_)) => (
                 File::Key,
                 format!(
@@ -172,9 +196,11 @@ impl Contents {
 
     /// A certificate of the CA file that cannot be trusted.
     pub(super) fn unusable_root(&self, error: &rustls::Error) -> Fault {
-        let path = self.ca.as_ref().map(|ca| ca.path.display().to_string()).unwrap_or_default();
-        let message = format!("{path} holds a certificate that cannot be a root: {error}");
-        Fault { file: File::Ca, message }
+        let message = format!("holds a certificate that cannot be a root: {error}");
+        match &self.ca {
+            Some(ca) => ca.fault(message),
+            None => Fault { file: File::Ca, message },
+        }
     }
 }
 

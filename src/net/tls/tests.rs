@@ -249,7 +249,7 @@ fn certificates_near_their_end_are_worth_a_notice_seven_days_before() {
     let [notice] = &notices(JANUARY_8 - 7 * DAY + 1)[..] else { panic!("one notice") };
     assert_eq!(notice.file, File::Cert);
     assert!(notice.message.ends_with("expires on Jan  8 00:00:00 2040 +00:00: renew it"), "{}", notice.message);
-    assert_eq!(contents.judge(JANUARY_8).unwrap().client_not_after, Some(JANUARY_8));
+    assert_eq!(contents.judge(JANUARY_8).unwrap().pair_not_after, Some(JANUARY_8));
     assert_eq!(contents.judge(JANUARY_8 + 1).unwrap_err().file, File::Cert);
 }
 

@@ -5,7 +5,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::config::{Address, Balance, Beat, Heartbeat, InUse, Jitter, Limits, Retry};
-use crate::direct::client::Socket;
+use crate::listener::client::Socket;
 use crate::metrics::Metrics;
 
 const SECOND: Duration = Duration::from_secs(1);

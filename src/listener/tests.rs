@@ -1,0 +1,174 @@
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::http::example;
+
+/// Keeps whoever arrives.
+struct Kept {
+    settings: watch::Sender<Arc<config::Upstream>>,
+    arrived: Mutex<Vec<(Arrived, usize)>>,
+    /// The worker it would have; out of range: any.
+    preferred: AtomicUsize,
+}
+
+impl Kept {
+    fn new() -> Arc<Self> {
+        let settings = watch::Sender::new(Arc::new(example::tunnel("site")));
+        Arc::new(Self { settings, arrived: Mutex::default(), preferred: AtomicUsize::new(usize::MAX) })
+    }
+
+    fn len(&self) -> usize {
+        self.arrived.lock().expect("whole").len()
+    }
+
+    /// The next who arrives, and the worker that accepted.
+    async fn next(&self) -> (Arrived, usize) {
+        until("somebody arrives", || self.len() > 0).await;
+        self.arrived.lock().expect("whole").remove(0)
+    }
+}
+
+impl Arrivals for Kept {
+    fn arrive(self: Arc<Self>, client: Arrived, worker: usize) {
+        self.arrived.lock().expect("whole").push((client, worker));
+    }
+
+    fn settings(&self) -> watch::Receiver<Arc<config::Upstream>> {
+        self.settings.subscribe()
+    }
+
+    fn accept_failed(&self) {}
+
+    fn preferred_worker(&self) -> Option<usize> {
+        Some(self.preferred.load(Ordering::Relaxed))
+    }
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+fn any_port() -> ListenAddress {
+    ListenAddress::Tcp(([127, 0, 0, 1], 0).into())
+}
+
+/// Listeners of one upstream in tunnel mode.
+struct Stage {
+    listeners: Listeners,
+    workers: Vec<Handle>,
+    /// By service.
+    kept: HashMap<&'static str, Arc<Kept>>,
+}
+
+impl Stage {
+    fn set() -> Self {
+        // Workers of one runtime: only the number is of interest.
+        Self { listeners: Listeners::default(), workers: vec![Handle::current(); 3], kept: HashMap::new() }
+    }
+
+    /// Changes to these forwards; returns the addresses of each.
+    fn change(&mut self, forwards: &[(&'static str, ListenAddress)]) -> Vec<Vec<String>> {
+        let mut upstream = example::tunnel("site");
+        let tunnel = upstream.tunnel.as_mut().expect("a tunnel");
+        let listen = |address: &ListenAddress| vec![address.clone()];
+        tunnel.forwards = forwards
+            .iter()
+            .map(|(service, address)| config::Forward {
+                listen: listen(address),
+                service: (*service).to_owned(),
+                accept_proxy_protocol: Vec::new(),
+            })
+            .collect();
+        let owner = |forward| Owner { upstream: "site".to_owned(), forward };
+        let mut targets: HashMap<Owner, Arc<dyn Arrivals>> = HashMap::new();
+        for (forward, (service, _)) in forwards.iter().enumerate() {
+            targets.insert(owner(forward), self.kept.entry(service).or_insert_with(Kept::new).clone());
+        }
+        let prepared = self.listeners.prepare(&Wanted::of(&upstream), &self.workers).expect("bound");
+        let mut listening = self.listeners.commit(prepared, &targets, &self.workers);
+        (0..forwards.len()).map(|forward| listening.remove(&owner(forward)).unwrap_or_default()).collect()
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.listeners.close();
+    }
+}
+
+#[tokio::test]
+async fn a_client_comes_to_its_forward_with_both_addresses() {
+    let directory = tempfile::tempdir().expect("made");
+    let path = directory.path().join("cache.sock");
+    let mut stage = Stage::set();
+    let addresses = stage.change(&[("postgres", any_port()), ("cache", ListenAddress::Unix(path.clone()))]);
+    assert_eq!(addresses[1], [format!("unix:{}", path.display())]);
+
+    let client = TcpStream::connect(&addresses[0][0]).expect("connected");
+    let (arrived, _) = stage.kept["postgres"].next().await;
+    assert_eq!(arrived.peer, client.local_addr().ok());
+    assert_eq!(arrived.local, client.peer_addr().ok());
+
+    let _client = UnixStream::connect(&path).expect("connected");
+    let (arrived, _) = stage.kept["cache"].next().await;
+    assert_eq!((arrived.peer, arrived.local), (None, None));
+    assert!(matches!(arrived.socket, Socket::Unix(_)));
+    assert_eq!(stage.kept["postgres"].len(), 0);
+}
+
+#[tokio::test]
+async fn a_forward_that_is_added_or_goes_leaves_the_others_where_they_are() {
+    let mut stage = Stage::set();
+    let before = stage.change(&[("postgres", any_port()), ("cache", any_port())]);
+    // In front of the others: their numbers change, they do not.
+    let after = stage.change(&[("mail", any_port()), ("postgres", any_port()), ("cache", any_port())]);
+    assert_eq!(after[1..], before[..]);
+    for (service, address) in [("mail", &after[0]), ("postgres", &after[1]), ("cache", &after[2])] {
+        let _client = TcpStream::connect(&address[0]).expect("connected");
+        stage.kept[service].next().await;
+    }
+    let left = stage.change(&[("cache", any_port())]);
+    assert_eq!(left[0], before[1]);
+    until("the others are closed", || TcpStream::connect(&before[0][0]).is_err()).await;
+}
+
+#[tokio::test]
+async fn two_forwards_can_swap_their_ports() {
+    let mut stage = Stage::set();
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("bound");
+    let [one, other] = [free(), free()];
+    stage.change(&[("postgres", ListenAddress::Tcp(one)), ("cache", ListenAddress::Tcp(other))]);
+    stage.change(&[("postgres", ListenAddress::Tcp(other)), ("cache", ListenAddress::Tcp(one))]);
+    let _client = TcpStream::connect(one).expect("connected");
+    stage.kept["cache"].next().await;
+}
+
+#[tokio::test]
+async fn clients_are_accepted_on_the_worker_that_is_preferred_also_when_that_changes() {
+    let mut stage = Stage::set();
+    let kept = stage.kept.entry("postgres").or_insert_with(Kept::new).clone();
+    kept.preferred.store(2, Ordering::Relaxed);
+    let address = stage.change(&[("postgres", any_port())])[0][0].clone();
+    for preferred in [2, 1, 0] {
+        kept.preferred.store(preferred, Ordering::Relaxed);
+        stage.change(&[("postgres", any_port())]);
+        // The task before may still take the first.
+        until("accepted there", || {
+            let _client = TcpStream::connect(&address).expect("connected");
+            kept.arrived.lock().expect("whole").drain(..).any(|(_, worker)| worker == preferred)
+        })
+        .await;
+    }
+    kept.preferred.store(7, Ordering::Relaxed);
+    stage.change(&[("postgres", any_port())]);
+    let _client = TcpStream::connect(&address).expect("connected");
+    kept.next().await;
+}

@@ -1,0 +1,308 @@
+//! The link itself: reading, writing, and judging the connection at hand.
+
+use std::io;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::room::Room;
+use super::{Driver, Event, RECORD, Reading, with_scratch};
+use crate::config::Beats;
+use crate::link::heartbeat::Delivery;
+use crate::metrics::LossReason;
+use crate::net::socket;
+use crate::net::wire::Wire;
+use crate::session::Violation;
+use crate::tunnel::pulse::{Death, Pulse, Verdict};
+
+/// A connection the session runs over.
+pub(super) struct Connection {
+    pub wire: Wire,
+    pub pulse: Pulse,
+    /// What goes out before the session's bytes.
+    preface: Vec<u8>,
+    written: usize,
+    room: Room,
+}
+
+impl Connection {
+    pub fn new(wire: Wire, beats: &Beats, preface: Vec<u8>, rtt: Duration, now: Instant) -> Self {
+        let mut pulse = Pulse::new(*beats, now, fastrand::u64(..));
+        pulse.set_rtt(rtt);
+        let room = Room::new(now);
+        // Where the kernel has neither, everything works, only less well under stress.
+        let _ = wire.set_notsent_lowat(room.kernel as u32);
+        let _ = socket::apply_rto_max(wire.tcp(), rto_max(beats));
+        Self { wire, pulse, preface, written: 0, room }
+    }
+
+    pub fn retune(&mut self, beats: &Beats, now: Instant) {
+        self.pulse.retune(*beats, now);
+        let _ = socket::apply_rto_max(self.wire.tcp(), rto_max(beats));
+    }
+
+    /// The socket takes no more: how fast is it?
+    fn look(&mut self, now: Instant) {
+        if !self.room.wants_look(now) {
+            return;
+        }
+        if let Ok(info) = self.wire.tcp_info()
+            && self.room.delivered(info.delivery_rate, now)
+        {
+            let _ = self.wire.set_notsent_lowat(self.room.kernel as u32);
+        }
+    }
+}
+
+/// Budget ÷ 12, at least a second: TCP moves again about a second after a heal.
+fn rto_max(beats: &Beats) -> Duration {
+    (beats.budget() / 12).max(Duration::from_secs(1))
+}
+
+impl Driver {
+    /// Reads the link once and acts upon what came. True if something did.
+    pub(super) fn read_link(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
+        if self.frozen || self.connection.is_none() || self.blackhole.is_some() {
+            return false;
+        }
+        if let Err(later) = self.session.may_read(now) {
+            self.read_again = later;
+            return false;
+        }
+        if !self.rest.is_empty() {
+            let rest = std::mem::take(&mut self.rest);
+            self.parse(&rest, now);
+            return true;
+        }
+        with_scratch(|buffer| {
+            let Some(connection) = &mut self.connection else { return false };
+            match connection.wire.poll_read(context, buffer) {
+                Poll::Pending => false,
+                Poll::Ready(Ok(0)) => {
+                    self.lost(LossReason::Closed, "the peer closed the connection".to_owned());
+                    true
+                }
+                Poll::Ready(Ok(count)) => {
+                    if connection.pulse.heard(now) {
+                        self.events.push_back(Event::Recovered);
+                    }
+                    self.observer.received();
+                    self.parse(&buffer[..count], now);
+                    self.tell_pulse(now);
+                    true
+                }
+                Poll::Ready(Err(error)) => {
+                    self.failed(&error);
+                    true
+                }
+            }
+        })
+    }
+
+    /// Acts upon bytes of the link. What comes too fast is kept for later.
+    fn parse(&mut self, bytes: &[u8], now: Instant) {
+        let mut input = bytes;
+        loop {
+            match self.session.receive(now, &mut input) {
+                Ok(Some(incoming)) => self.act(incoming, now),
+                Ok(None) => return,
+                Err(violation) => return self.violated(violation),
+            }
+            if self.connection.is_none() {
+                return;
+            }
+            if let Err(later) = self.session.may_read(now) {
+                self.read_again = later;
+                self.rest = input.to_vec();
+                return;
+            }
+        }
+    }
+
+    fn tell_pulse(&mut self, now: Instant) {
+        if let Some(connection) = &mut self.connection {
+            connection.pulse.outstanding(self.session.is_owed(), self.session.acknowledged(), now);
+        }
+    }
+
+    /// Gives the link what it takes, and reads local sockets for it. True if something moved.
+    pub(super) fn write_link(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
+        if self.blackhole.is_some() {
+            return false;
+        }
+        let Some(connection) = &self.connection else { return false };
+        let (room, tls) = (connection.room.session, connection.wire.is_tls());
+        if self.session.unsent() < room {
+            self.session.emit(room, now);
+        }
+        let filled = self.fill(room, tls);
+        let moved = self.send(context, now);
+        if moved || filled {
+            self.tell_pulse(now);
+        }
+        filled || moved
+    }
+
+    /// Reads local sockets into the session, one frame a turn, fresh streams first. True if anything came.
+    fn fill(&mut self, room: u64, tls: bool) -> bool {
+        let mut filled = false;
+        while self.session.unsent() < room {
+            let Some(stream) = self.fresh.pop_front().or_else(|| self.bulk.pop_front()) else { break };
+            let others = !self.fresh.is_empty() || !self.bulk.is_empty();
+            let left = room - self.session.unsent();
+            let most = if tls && others { left.min(RECORD) } else { left };
+            let quota = self.session.quota(stream, most);
+            if quota == 0 {
+                // A CREDIT brings it back; or an ACK, if there is no room for replay or its OPEN still waits for that.
+                if self.session.has_credit(stream) {
+                    self.parked.push(stream);
+                }
+                if let Some(place) = self.session.get(stream) {
+                    place.reading = Reading::NoCredit;
+                }
+                continue;
+            }
+            filled |= self.pull(stream, quota);
+        }
+        filled
+    }
+
+    /// One frame of a stream. True if it had one.
+    fn pull(&mut self, stream: u32, quota: usize) -> bool {
+        let sweep = self.sweep;
+        let read = self.session.fill(stream, quota, |place, slot| {
+            let result = place.read(slot);
+            let count = if let Poll::Ready(Ok(count)) = &result { *count } else { 0 };
+            let full = count == slot.len();
+            // After a short read this sets the bell without a system call.
+            let more = count > 0 && (full || place.may_read());
+            if count > 0 {
+                place.touched = sweep;
+            }
+            place.reading = if more { Reading::Queued } else { Reading::Idle };
+            (count, (result, full))
+        });
+        let Some((result, full)) = read else { return false };
+        match result {
+            Poll::Ready(Ok(0)) => {
+                if let Some(place) = self.session.get(stream) {
+                    place.reading = Reading::Over;
+                }
+                self.session.finish(stream);
+                self.close_if_through(stream);
+                true
+            }
+            Poll::Ready(Ok(count)) => {
+                self.sent += count as u64;
+                if self.session.get(stream).is_some_and(|place| place.reading == Reading::Queued) {
+                    if full { self.bulk.push_back(stream) } else { self.fresh.push_back(stream) }
+                }
+                true
+            }
+            Poll::Ready(Err(_)) => {
+                self.local_failed(stream);
+                true
+            }
+            Poll::Pending => false,
+        }
+    }
+
+    /// Writes to the link until it takes no more.
+    fn send(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
+        let Some(connection) = &mut self.connection else { return false };
+        let mut moved = false;
+        let error = loop {
+            let preface = &connection.preface[connection.written..];
+            let bytes = if preface.is_empty() { self.session.next() } else { preface };
+            if bytes.is_empty() {
+                match connection.wire.poll_flush(context) {
+                    Poll::Ready(Err(error)) => break error,
+                    _ => return moved,
+                }
+            }
+            let of_preface = !preface.is_empty();
+            match connection.wire.poll_write(context, bytes) {
+                Poll::Ready(Ok(count)) => {
+                    moved = true;
+                    if of_preface {
+                        connection.written += count;
+                        if connection.written == connection.preface.len() {
+                            (connection.preface, connection.written) = (Vec::new(), 0);
+                        }
+                    } else {
+                        self.session.sent(count);
+                    }
+                }
+                Poll::Ready(Err(error)) => break error,
+                Poll::Pending => {
+                    connection.look(now);
+                    return moved;
+                }
+            }
+        };
+        self.failed(&error);
+        true
+    }
+
+    /// Beats, or gives the connection up.
+    pub(super) fn judge(&mut self, now: Instant) -> bool {
+        // While a claim is under way nothing is read, so nobody is judged.
+        if self.frozen {
+            return false;
+        }
+        let Some(connection) = &mut self.connection else { return false };
+        let wire = &connection.wire;
+        let verdict = connection.pulse.tick(now, || delivery(wire));
+        match verdict {
+            Verdict::Quiet => return false,
+            Verdict::Beat => {}
+            Verdict::Suspect => {
+                self.observer.beat_missed();
+                self.events.push_back(Event::Suspect);
+            }
+            Verdict::Missed => self.observer.beat_missed(),
+            Verdict::Dead(death) => {
+                self.observer.beat_missed();
+                let error = match death {
+                    Death::Silent => "no beat was answered within the detection budget",
+                    Death::Stalled => "beats are answered, and data is not acknowledged",
+                };
+                self.lost(LossReason::Heartbeat, error.to_owned());
+                return true;
+            }
+        }
+        let clock = connection.pulse.beat_sent(now);
+        self.session.ping(clock);
+        self.observer.beat_sent();
+        true
+    }
+
+    fn failed(&mut self, error: &io::Error) {
+        let reason = match error.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => LossReason::Reset,
+            io::ErrorKind::InvalidData => LossReason::Protocol,
+            _ => LossReason::Error,
+        };
+        self.lost(reason, error.to_string());
+    }
+
+    fn lost(&mut self, reason: LossReason, error: String) {
+        self.drop_wire();
+        self.events.push_back(Event::Lost { reason, error });
+    }
+
+    pub(super) fn violated(&mut self, violation: Violation) {
+        self.drop_wire();
+        self.observer.violation(violation);
+        self.events.push_back(Event::Violation(violation));
+    }
+}
+
+/// What the kernel says of the bytes sent.
+fn delivery(wire: &Wire) -> Option<Delivery> {
+    let info = wire.tcp_info().ok()?;
+    Some(Delivery {
+        all_acknowledged: info.unacked == 0 && info.notsent_bytes == 0,
+        acknowledged: info.bytes_acked,
+        last_acknowledged: info.last_ack_received,
+    })
+}

@@ -1,0 +1,59 @@
+//! Direct mode as a wing.
+
+use std::sync::Arc;
+
+use super::{Files, Reread, Wing};
+use crate::config;
+use crate::direct::in_use::Order;
+use crate::direct::keeper::Direct;
+use crate::listener::Arrivals;
+use crate::net::tls::ClientTls;
+use crate::status::UpstreamStatus;
+
+impl Wing for Direct {
+    fn status(&self) -> &Arc<UpstreamStatus> {
+        &self.pool.status
+    }
+
+    fn arrivals(&self) -> Vec<Arc<dyn Arrivals>> {
+        vec![self.pool.clone()]
+    }
+
+    fn apply(&self, settings: &Arc<config::Upstream>) {
+        self.pool.apply(settings);
+    }
+
+    fn take_files(&self, files: Files) {
+        self.pool.tls.store(files.tls);
+    }
+
+    fn tls(&self) -> Option<Arc<ClientTls>> {
+        self.pool.tls.load_full()
+    }
+
+    fn reload_files(&self) -> Vec<Reread> {
+        let Some(tls) = self.tls() else { return Vec::new() };
+        let fault = match tls.reload() {
+            Ok(false) => return Vec::new(),
+            Ok(true) => None,
+            Err(fault) => Some(fault.to_string()),
+        };
+        vec![Reread { what: "TLS files", fault }]
+    }
+
+    fn retry(&self) {
+        Direct::retry(self);
+    }
+
+    fn clients(&self) -> usize {
+        self.pool.clients()
+    }
+
+    fn cut(&self) -> usize {
+        self.pool.in_use.tell_all(Order::Drained)
+    }
+
+    fn remove(&self) {
+        Direct::remove(self);
+    }
+}

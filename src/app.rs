@@ -52,6 +52,14 @@ pub fn run(path: &Path, with_demo: bool) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if with_demo {
+        let (variable, default) = demo::TOKEN;
+        let token = environment(variable).unwrap_or_else(|| default.to_owned());
+        if let Err(error) = demo::provide_token(Path::new(&token)) {
+            eprintln!("error: the demo cannot make its token {token}: {error}: name another place by {variable}");
+            return ExitCode::FAILURE;
+        }
+    }
     let loaded = match config::load(path, &environment) {
         Ok(loaded) => loaded,
         Err(report) => {
@@ -222,6 +230,10 @@ impl<'l> App<'l> {
                     config::watch::FileEvent::Files(_) => self.files_changed(),
                 },
                 typed = keys.next() => match typed.as_str() {
+                    "c" => {
+                        println!("the tunnel's link is cut for {:?}: not a byte passes, and nobody is told", demo::OUTAGE);
+                        self.running.cut_silently(None, demo::OUTAGE);
+                    }
                     "s" => servers.iter().for_each(|server: &demo::Server| server.go_away_for(demo::OUTAGE)),
                     "q" => return self.leave().await,
                     "" => {}

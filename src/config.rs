@@ -113,6 +113,7 @@ pub struct Drain {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Upstream {
     pub name: String,
+    /// Empty in tunnel mode, where each of `tunnel.forwards` has its own.
     pub listen: Vec<ListenAddress>,
     pub endpoints: Vec<Endpoint>,
     pub balance: Balance,
@@ -170,6 +171,11 @@ pub enum Address {
 }
 
 impl Address {
+    /// What a peer says of an endpoint, by the grammar of the file: `host:port`, `[v6]:port`. `None`: it is none.
+    pub fn told(text: &str) -> Option<Self> {
+        address::endpoint(text).ok().filter(|address| !matches!(address, Self::Unix(_)))
+    }
+
     /// The name TLS checks unless `tls.server_name` says otherwise.
     pub fn host(&self) -> String {
         match self {
@@ -280,7 +286,7 @@ pub enum Jitter {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pool {
-    /// Warm links kept. Default 2.
+    /// Warm links kept, default 2; in tunnel mode the links that share the streams, default 1.
     pub size: usize,
     /// Recycle an idle warm link of this age, shortened by up to 10 %; `None`: never.
     pub max_age: Option<Duration>,
@@ -307,6 +313,7 @@ pub struct Tls {
     pub client: Option<ClientCertificate>,
     /// Checked instead of the endpoint's host.
     pub server_name: Option<String>,
+    /// Empty in tunnel mode, which has a protocol name of its own.
     pub alpn: Vec<String>,
 }
 
@@ -319,12 +326,14 @@ pub struct ClientCertificate {
 /// What only an upstream in tunnel mode has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tunnel {
-    /// Where clients arrive, and the service at the gateway that each leads to. At least one.
+    /// Where clients arrive, and the service at the gateway that each leads to. At least one; in the order of their
+    /// listeners, whatever that of the file.
     pub forwards: Vec<Forward>,
     /// Shared with the gateway; read when dialling and when it changes. `None`: the certificate says who we are.
     pub token_file: Option<PathBuf>,
     pub resume: Resume,
-    /// Bytes that the stream windows of one session may hold together, on our side. Default 64 MiB.
+    /// Bytes that the stream windows of one session may hold together, on our side. 1 MiB – 4 GiB and at least 16 KiB
+    /// for each of `limits.connections`; default 64 MiB.
     pub windows: u64,
     /// The link to a gateway that is not on loopback may run without TLS.
     pub insecure_plaintext: bool,
@@ -334,7 +343,7 @@ pub struct Tunnel {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forward {
     pub listen: Vec<ListenAddress>,
-    /// Its name at the gateway, 1 – 255 bytes.
+    /// Its name at the gateway: 1 – 255 bytes of `a-z 0-9 _ . -`.
     pub service: String,
     /// Networks whose clients must begin with a PROXY protocol header; empty: none is expected.
     pub accept_proxy_protocol: Vec<ipnet::IpNet>,
@@ -343,9 +352,10 @@ pub struct Forward {
 /// How a session outlives its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resume {
-    /// How long it waits for the next one. The smaller of both ends holds. Default 60 s.
+    /// How long it waits for the next one. The smaller of both ends holds. 1 s – 1 h, default 60 s.
     pub deadline: Duration,
-    /// Unacknowledged bytes kept a session; at this limit local sockets are no longer read. Default 16 MiB.
+    /// Unacknowledged bytes kept a session; at this limit local sockets are no longer read. 256 KiB – 1 GiB,
+    /// default 16 MiB.
     pub buffer: u64,
 }
 
@@ -353,7 +363,7 @@ pub struct Resume {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gateway {
     pub listen: Vec<SocketAddr>,
-    /// Told to dialers; default the host name.
+    /// Told to dialers, 1 – 255 bytes; default the host name.
     pub name: String,
     /// Where this very instance is reached, if `listen`'s address is shared.
     pub advertise: Option<Endpoint>,
@@ -363,7 +373,7 @@ pub struct Gateway {
     pub heartbeat: Option<Beats>,
     /// `None`: plain TCP.
     pub tls: Option<ServerTls>,
-    /// Plain TCP on addresses that are not loopback, and TLS without a client CA and without a token, are allowed.
+    /// Plain TCP on addresses that are not loopback is allowed.
     pub insecure_plaintext: bool,
     pub limits: GatewayLimits,
     pub resume: Resume,
@@ -409,7 +419,8 @@ pub struct GatewayLimits {
     pub sessions_per_identity: usize,
     /// Streams of one session. Default 1024.
     pub streams: usize,
-    /// Retention and windows of all sessions, in bytes; past it new sessions hear `busy`. Default 1 GiB.
+    /// Retention and windows of all sessions, in bytes; past it new sessions hear `busy`. 16 MiB – 1 TiB, default
+    /// 1 GiB.
     pub memory: u64,
     /// Connections that have not proven themselves yet. Default 256.
     pub pending: usize,

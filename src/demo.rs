@@ -1,10 +1,14 @@
 //! The whole road on one machine: the servers that a configuration names, inside this process.
 //!
 //! Each answers `ping` with `pong` and echoes everything else, as plain as the server of a tutorial. They can be
-//! stopped for a while, to see the links fall and return.
+//! stopped for a while, to see the links fall and return. A gateway named in the file runs in this process as well, so a
+//! tunnel's link can be cut and healed before one's eyes.
 
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,13 +28,15 @@ pub struct Server {
     stop: CancellationToken,
 }
 
-/// The loopback addresses that a configuration's endpoints name: those this process may serve itself.
+/// The loopback addresses that a configuration's endpoints and services name: those this process may serve itself. What a
+/// tunnel dials is the gateway's.
 pub fn addresses(config: &Config) -> Vec<SocketAddr> {
-    let mut all: Vec<_> = config
-        .upstreams
-        .values()
-        .flat_map(|upstream| &upstream.endpoints)
-        .filter_map(|endpoint| match &endpoint.address {
+    let direct = config.upstreams.values().filter(|upstream| upstream.tunnel.is_none());
+    let endpoints = direct.flat_map(|upstream| &upstream.endpoints).map(|endpoint| &endpoint.address);
+    let services = config.gateway.iter().flat_map(|gateway| gateway.services.values()).map(|service| &service.address);
+    let mut all: Vec<_> = endpoints
+        .chain(services)
+        .filter_map(|address| match address {
             Address::Ip(address) if address.ip().is_loopback() => Some(*address),
             _ => None,
         })
@@ -38,6 +44,24 @@ pub fn addresses(config: &Config) -> Vec<SocketAddr> {
     all.sort();
     all.dedup();
     all
+}
+
+/// The variable that names the demo's token file, and where that is if it is not set: as the shipped `config.toml` has it.
+pub const TOKEN: (&str, &str) = ("EVERLINK_TOKEN_FILE", "/tmp/everlink-demo.token");
+
+/// Makes a random token for the demo's tunnel, readable by this user alone, unless there is one. Errors: the file cannot be
+/// made.
+pub fn provide_token(path: &Path) -> io::Result<()> {
+    use ring::rand::{SecureRandom, SystemRandom};
+    let mut bytes = [0; 32];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| io::Error::other("the system has no random numbers"))?;
+    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    match made {
+        Ok(mut file) => writeln!(file, "{text}"),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 impl Server {
@@ -127,7 +151,8 @@ async fn echo(mut stream: TcpStream) {
 }
 
 /// What can be typed while a demo runs.
-pub const HELP: &str = "type s and Enter to stop the inner server for 10 seconds, q and Enter to end";
+pub const HELP: &str = "type c and Enter to cut the tunnel's link silently for 10 seconds, s and Enter to stop the inner server \
+                        for 10 seconds, q and Enter to end";
 
 /// Lines typed on a terminal; never ready without one.
 pub struct Keys(Option<tokio::sync::mpsc::Receiver<String>>);

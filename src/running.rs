@@ -144,6 +144,11 @@ impl Running {
         self.upstreams.retry(upstream)
     }
 
+    /// For so long the links of an upstream in tunnel mode, or of all, are neither read nor written.
+    pub fn cut_silently(&self, upstream: Option<&str>, time: Duration) {
+        self.upstreams.cut_silently(upstream, time);
+    }
+
     /// Ends every connection that is left, and then everything else. Returns how many were cut.
     pub async fn stop(mut self) -> usize {
         self.listeners.close();

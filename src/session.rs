@@ -5,9 +5,13 @@
 pub mod core;
 pub mod frame;
 pub mod hello;
+#[cfg(test)]
+mod hostile;
 pub mod inbound;
 pub mod outbound;
 pub mod pace;
+#[cfg(test)]
+mod sim;
 mod stream;
 pub mod violation;
 pub mod window;
@@ -22,4 +26,8 @@ pub use violation::Violation;
 pub struct Broken {
     /// A new connection goes on where the last one stopped.
     pub no_replay: bool,
+    /// The peer is told less than was received: it sends some bytes twice.
+    pub no_duplicate_removal: bool,
+    /// A connection goes on being read after another has taken over.
+    pub no_fencing: bool,
 }

@@ -1,5 +1,12 @@
-//! Wing 2: a gateway at the far end. One link carries every local connection as a stream of a session, and the session
-//! outlives the link's TCP connection.
+//! Tunnel mode: a gateway at the far end. One link carries every connection, and they survive the loss of it.
 
+mod attempt;
+pub mod claims;
+pub mod door;
 pub mod driver;
+pub mod hub;
+pub mod keeper;
+pub mod link;
 pub mod pulse;
+pub mod slot;
+pub mod token;

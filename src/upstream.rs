@@ -4,6 +4,7 @@
 //! files is read first, which may fail; everything after that cannot.
 
 mod direct;
+mod tunnel;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,10 @@ use crate::direct::keeper::Direct;
 use crate::link::resolve::Resolver;
 use crate::listener::Arrivals;
 use crate::net::tls::ClientTls;
+use crate::session::hello::Token;
 use crate::status::{Status, UpstreamStatus};
+use crate::tunnel::token;
+use tunnel::Tunnel;
 
 /// A running upstream of either mode.
 pub trait Wing: Send + Sync {
@@ -48,12 +52,17 @@ pub trait Wing: Send + Sync {
 
     /// Ends the links, and lets clients stay within the drain time; the series go last.
     fn remove(&self);
+
+    /// For so long every link is neither read nor written, as if its cable were out. Only a tunnel's links can be.
+    fn cut_silently(&self, _time: Duration) {}
 }
 
 /// What an upstream's files hold.
 #[derive(Clone, Default)]
 pub struct Files {
     pub tls: Option<Arc<ClientTls>>,
+    /// Tunnel mode only.
+    pub token: Option<Arc<Token>>,
 }
 
 /// Files of one kind that looked different.
@@ -68,8 +77,11 @@ pub struct Reread {
 impl Files {
     /// Reads and judges them. Errors: what is wrong with which file, in one line.
     pub fn read(settings: &config::Upstream) -> Result<Self, String> {
-        let tls = settings.tls.as_ref().map(ClientTls::new).transpose().map_err(|fault| fault.to_string())?;
-        Ok(Self { tls: tls.map(Arc::new) })
+        let make = if settings.tunnel.is_some() { ClientTls::for_tunnel } else { ClientTls::new };
+        let tls = settings.tls.as_ref().map(make).transpose().map_err(|fault| fault.to_string())?;
+        let token_file = settings.tunnel.as_ref().and_then(|tunnel| tunnel.token_file.as_ref());
+        let token = token_file.map(|path| token::read(path)).transpose()?;
+        Ok(Self { tls: tls.map(Arc::new), token: token.map(Arc::new) })
     }
 
     /// Whether two settings name the same files, to be used in the same way.
@@ -88,14 +100,11 @@ pub struct Surroundings<'a> {
     pub drain: watch::Receiver<Duration>,
 }
 
-/// Starts an upstream in the wing of its mode. `None`: this build has not got that wing; it is told.
-pub fn start(settings: &Arc<config::Upstream>, files: Files, around: Surroundings<'_>) -> Option<Arc<dyn Wing>> {
+/// Starts an upstream in the wing of its mode.
+pub fn start(settings: &Arc<config::Upstream>, files: Files, around: Surroundings<'_>) -> Arc<dyn Wing> {
     let Surroundings { status, resolver, workers, drain } = around;
     match &settings.tunnel {
-        None => Some(Arc::new(Direct::start(settings, status, resolver, workers, files.tls, drain))),
-        Some(_) => {
-            tracing::error!(upstream = settings.name, "tunnel mode is not in this build: the upstream does not run");
-            None
-        }
+        None => Arc::new(Direct::start(settings, status, resolver, workers, files.tls, drain)),
+        Some(_) => Arc::new(Tunnel::start(settings, status, resolver, workers, files, drain)),
     }
 }

@@ -5,6 +5,9 @@ use std::path::Path;
 
 use everlink::config::{load, parse};
 
+#[path = "config_errors/tunnel.rs"]
+mod tunnel;
+
 /// No variable is set but these; none of their values may ever be seen.
 fn env(name: &str) -> Option<String> {
     match name {
@@ -341,48 +344,6 @@ config.toml: 2 errors"#,
 }
 
 #[test]
-fn what_belongs_to_tunnel_mode() {
-    same(
-        &told(
-            "[gateway]\nlisten = \"0.0.0.0:7443\"\n[upstreams.site]\nmode = \"tunnel\"\nendpoints = [\"gw.example.net:7443\"]\n\
-             token_file = \"/run/token\"\n[[upstreams.site.forwards]]\nlisten = \"127.0.0.1:5432\"\n"
-                .to_owned()
-                + &chat("token_file = \"/run/token\"\nlimits.windows = \"64MiB\""),
-        ),
-        r#"
-error: tunnel mode, and so `[gateway]`, is not in this build yet
- --> config.toml:1:2
-  |
-1 | [gateway]
-  |  ^^^^^^^
-  = help: this build has direct mode; leave it out
-
-error: tunnel mode is not in this build yet
- --> config.toml:4:8
-  |
-4 | mode = "tunnel"
-  |        ^^^^^^^^
-  = help: this build has mode = "direct"
-
-error: tunnel mode, and so `token_file`, is not in this build yet
-  --> config.toml:12:1
-   |
-12 | token_file = "/run/token"
-   | ^^^^^^^^^^
-   = help: this build has direct mode; leave it out
-
-error: tunnel mode, and so `limits.windows`, is not in this build yet
-  --> config.toml:13:8
-   |
-13 | limits.windows = "64MiB"
-   |        ^^^^^^^
-   = help: this build has direct mode; leave it out
-
-config.toml: 4 errors"#,
-    );
-}
-
-#[test]
 fn a_secret_in_the_file() {
     same(
         &told(chat("password = \"hunter2\"\n[upstreams.chat.tls]\nkey = \"hunter2\"")),
@@ -453,6 +414,19 @@ fn no_value_of_a_variable_is_ever_told() {
     for text in ["[log]\nlevel = \"${SECRET}\"", "[admin]\nsocket = \"${SECRET}\"", "[http]\nlisten = [\"${SECRET}\"]"]
     {
         assert!(told(text).contains("${SECRET}"), "{text}");
+    }
+    for key in ["listen", "name", "advertise", "token_file", "limits.memory", "limits.streams", "tls.key_file"] {
+        // A name may be anything but empty.
+        let value = if key == "name" { "${SECRET}\\u0000" } else { "${SECRET}" };
+        assert!(told(format!("[gateway]\n{key} = \"{value}\"")).contains("${SECRET}"), "gateway.{key}");
+    }
+    for key in ["listen", "service", "accept_proxy_protocol"] {
+        let value = if key == "service" { "${SECRET}!" } else { "${SECRET}" };
+        let text = format!("[[upstreams.a.forwards]]\n{key} = \"{value}\"");
+        assert!(told(&text).contains("${SECRET}"), "forwards.{key}");
+    }
+    for service in ["\"${SECRET}\"", "{ address = \"a:1\", allow = [\"${SECRET}\", \"${SECRET}\"] }"] {
+        assert!(told(format!("[gateway.services]\na = {service}")).contains("${SECRET}"), "{service}");
     }
     assert!(told(chat("[upstreams.chat.tls]\nserver_name = \"${SECRET} x\"")).contains("${SECRET}"));
     assert!(told(chat("heartbeat = { send = \"x\", expect = \"re:(${SECRET}\" }")).contains("${SECRET}"));

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use everlink::config::{self, DefaultValue, Forward, Resume, Tunnel, Upstream, keys, show_duration};
+use everlink::config::{self, DefaultValue, Forward, Resume, Tunnel, Upstream, keys, show_duration, show_size};
 use everlink::metrics::Metrics;
 
 fn readme() -> String {
@@ -60,6 +60,7 @@ fn key_table() -> String {
             DefaultValue::Unset | DefaultValue::Empty => String::new(),
             DefaultValue::Off => "`\"off\"`".to_owned(),
             DefaultValue::Time(time) => format!("`\"{}\"`", show_duration(time)),
+            DefaultValue::Size(bytes) => format!("`\"{}\"`", show_size(bytes)),
             DefaultValue::Count(count) => format!("`{count}`"),
             DefaultValue::Ratio(ratio) => format!("`{ratio:?}`"),
             DefaultValue::Word(word) => format!("`\"{word}\"`"),

@@ -1,8 +1,11 @@
 //! From what is written to what is meant: every key read, then held against the others.
 
 mod addresses;
+mod gateway;
 mod heartbeat;
+mod services;
 mod tls;
+mod tunnel;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -15,21 +18,23 @@ use tracing_subscriber::EnvFilter;
 
 use super::address;
 use super::files::Files;
-use super::keys::Scope;
+use super::keys::{Mode, Scope};
 use super::listeners::Listening;
 use super::read::{Layer, Ratio, Reader};
 use super::report::{Basis, Problem};
 use super::tree::{Table, Tree};
 use super::units::show_duration;
 use super::{
-    Admin, Balance, Config, Drain, Heartbeat, Http, Jitter, Limits, ListenAddress, Log, LogFormat, Pool, Retry, Tls,
-    Upstream,
+    Admin, Balance, Config, Drain, Heartbeat, Http, Jitter, Limits, ListenAddress, Log, LogFormat, Pool, Resume, Retry,
+    Tls, Upstream,
 };
 
 /// Every upstream has its series and its tasks; this many are known to work.
 const UPSTREAMS_MAX: usize = 1024;
 /// It becomes a label and a field of the log; as long as a DNS label.
 const NAME_MAX: usize = 63;
+/// One link carries every stream, and a second one helps only where one TCP connection cannot fill the path.
+const TUNNEL_LINKS: usize = 1;
 /// Also in the list of keys, as text; a test holds them together.
 const HTTP_DEFAULT: ([u8; 4], u16) = ([127, 0, 0, 1], 9900);
 
@@ -51,13 +56,14 @@ pub(super) fn check(reader: &mut Reader<'_>, tree: &Tree<'_>) -> Checked {
     if let Some(defaults) = &tree.defaults {
         // A default that every upstream overrides is checked all the same.
         let layer = Layer { scope: Scope::Defaults, path: "defaults.".to_owned(), own: defaults, defaults: None };
-        check.settings(&layer);
+        check.settings(&layer, None);
     }
     check.reader.origins.retain(|path, _| !path.starts_with("defaults."));
     let upstreams = check.upstreams(tree);
+    let gateway = check.gateway(&top);
     check.listening.tell_clashes(check.reader);
     check.listening.tell_loops(check.reader);
-    let config = Config { http, admin, log, drain, upstreams, gateway: None };
+    let config = Config { http, admin, log, drain, upstreams, gateway: gateway.map(Arc::new) };
     let Check { mut warnings, files, .. } = check;
     warnings.extend(files.warnings);
     Checked { config, warnings, files: files.named.into_iter().collect() }
@@ -77,6 +83,8 @@ struct Settings {
     pool: Pool,
     limits: Limits,
     tls: Option<Tls>,
+    windows: u64,
+    resume: Resume,
 }
 
 impl Check<'_, '_> {
@@ -170,8 +178,8 @@ impl Check<'_, '_> {
         if timeout.sound && minimum.sound && drain.minimum > drain.timeout {
             let message = format!(
                 "`minimum` is {}, longer than `timeout`, which is {}",
-                self.shown(top, "drain.minimum", drain.minimum),
-                self.shown(top, "drain.timeout", drain.timeout)
+                self.shown(top, "drain.minimum", show_duration(drain.minimum)),
+                self.shown(top, "drain.timeout", show_duration(drain.timeout))
             );
             self.pair(top, "drain.minimum", "drain.timeout", message, "a drain ends at its timeout at the latest");
         }
@@ -193,9 +201,8 @@ impl Check<'_, '_> {
         }
         for (name, table) in tree.upstreams.iter().take(UPSTREAMS_MAX) {
             self.name(name, table, &mut seen);
-            if let Some(upstream) = self.upstream(name, table, tree.defaults.as_ref()) {
-                upstreams.insert((*name).to_owned(), Arc::new(upstream));
-            }
+            let upstream = self.upstream(name, table, tree.defaults.as_ref());
+            upstreams.insert((*name).to_owned(), Arc::new(upstream));
         }
         upstreams
     }
@@ -231,26 +238,31 @@ impl Check<'_, '_> {
         self.reader.error(&table.place, what, help);
     }
 
-    fn upstream(&mut self, name: &str, table: &Table<'_>, defaults: Option<&Table<'_>>) -> Option<Upstream> {
+    fn upstream(&mut self, name: &str, table: &Table<'_>, defaults: Option<&Table<'_>>) -> Upstream {
         let layer = Layer { scope: Scope::Upstream, path: format!("upstreams.{name}."), own: table, defaults };
-        if table.tunnel {
-            let at = layer.place_of("mode").unwrap_or(table.place.clone());
-            self.reader.error(&at, "tunnel mode is not in this build yet", "this build has mode = \"direct\"");
-            self.settings(&layer);
-            return None;
-        }
-        self.reader.choice(&layer, "mode");
+        let mode = self.mode(&layer);
         let insecure = self.reader.flag(&layer, "insecure_listen");
-        let listen = self.listeners(&layer, name, insecure.value || !insecure.sound);
+        let insecure = insecure.value || !insecure.sound;
+        let mut listen = Vec::new();
+        let mut forwards = Vec::new();
+        match mode {
+            Mode::Direct => {
+                let example = "as in listen = \"127.0.0.1:7001\"";
+                listen = self.listeners(&layer, name, &format!("upstream `{}`", shown(name)), example, insecure);
+            }
+            Mode::Tunnel => forwards = self.forwards(&layer, name, insecure),
+        }
         let endpoints = self.endpoints(&layer, name);
         let balances = [Balance::Priority, Balance::RoundRobin, Balance::LeastConnections];
         let balance = self.reader.choice(&layer, "balance").value;
         let required = self.reader.flag(&layer, "required").value;
-        let Settings { heartbeat, retry, pool, limits, tls } = self.settings(&layer);
-        Some(Upstream {
+        let settings = self.settings(&layer, Some(mode));
+        let tunnel = (mode == Mode::Tunnel).then(|| self.tunnel(&layer, name, forwards, &endpoints, &settings));
+        let Settings { heartbeat, retry, pool, limits, tls, .. } = settings;
+        Upstream {
             name: name.to_owned(),
             listen,
-            endpoints,
+            endpoints: endpoints.into_iter().map(|(endpoint, _)| endpoint).collect(),
             balance: balances.get(balance).copied().unwrap_or(Balance::Priority),
             required,
             heartbeat,
@@ -258,26 +270,37 @@ impl Check<'_, '_> {
             pool,
             limits,
             tls,
-            tunnel: None,
-        })
+            tunnel,
+        }
     }
 
-    fn settings(&mut self, layer: &Layer<'_, '_>) -> Settings {
-        Settings {
-            heartbeat: self.heartbeat(layer),
+    /// `mode` is `None` for `[defaults]`, which holds the keys of both; an upstream inherits those of its own mode.
+    fn settings(&mut self, layer: &Layer<'_, '_>, mode: Option<Mode>) -> Settings {
+        let size = self.reader.count(layer, "pool.size");
+        let size = match (mode, &size.at) {
+            (Some(Mode::Tunnel), None) => TUNNEL_LINKS,
+            _ => count(size.value),
+        };
+        let connections = self.reader.count(layer, "limits.connections");
+        let mut settings = Settings {
+            heartbeat: self.heartbeat(layer, mode),
             retry: self.retry(layer),
-            pool: Pool {
-                size: count(self.reader.count(layer, "pool.size").value),
-                max_age: self.reader.time(layer, "pool.max_age").value,
-            },
+            pool: Pool { size, max_age: self.reader.time(layer, "pool.max_age").value },
             limits: Limits {
-                connections: count(self.reader.count(layer, "limits.connections").value),
+                connections: count(connections.value),
                 wait: self.reader.time(layer, "limits.wait").value.unwrap_or_default(),
                 waiting: count(self.reader.count(layer, "limits.waiting").value),
                 idle_timeout: self.reader.time(layer, "limits.idle_timeout").value,
             },
-            tls: self.tls(layer),
+            tls: self.tls(layer, mode),
+            windows: 0,
+            resume: Resume { deadline: Duration::ZERO, buffer: 0 },
+        };
+        if mode != Some(Mode::Direct) {
+            settings.windows = self.windows(layer, connections.value.filter(|_| connections.sound));
+            settings.resume = self.resume(layer, "resume.deadline", "resume.buffer");
         }
+        settings
     }
 
     fn retry(&mut self, layer: &Layer<'_, '_>) -> Retry {
@@ -303,8 +326,8 @@ impl Check<'_, '_> {
         if whole && initial.sound && max.sound && retry.initial > retry.max {
             let message = format!(
                 "`initial` is {}, longer than `max`, which is {}",
-                self.shown(layer, "retry.initial", retry.initial),
-                self.shown(layer, "retry.max", retry.max)
+                self.shown(layer, "retry.initial", show_duration(retry.initial)),
+                self.shown(layer, "retry.max", show_duration(retry.max))
             );
             let help = "waits grow from `initial` to `max`: lower the one or raise the other";
             self.pair(layer, "retry.initial", "retry.max", message, help);
@@ -312,14 +335,14 @@ impl Check<'_, '_> {
         retry
     }
 
-    /// A duration for a message; by name only if it came from a variable.
-    fn shown(&self, layer: &Layer<'_, '_>, name: &str, time: Duration) -> String {
+    /// A value for a message; by name only if it came from a variable.
+    fn shown(&self, layer: &Layer<'_, '_>, name: &str, value: String) -> String {
         let text = match layer.find(name).map(|(written, _)| written.value.get_ref()) {
             Some(DeValue::String(text)) => text.contains("${").then(|| text.to_string()),
             Some(_) => None,
-            None => return format!("{} by default", show_duration(time)),
+            None => return format!("{value} by default"),
         };
-        text.unwrap_or_else(|| show_duration(time))
+        text.unwrap_or(value)
     }
 
     /// A problem of two keys, at the places where they are written.

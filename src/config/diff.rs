@@ -4,20 +4,23 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::keys::{Class, Scope};
-use super::values::{Values, of_top, of_upstream};
-use super::{Config, Upstream};
+use super::values::{Value, Values, of_forward, of_service, of_top, of_upstream};
+use super::{Config, Forward, Gateway, Upstream};
 
-/// One key with another value, or an upstream that came or went.
+/// One key with another value, or an upstream, a forward, the gateway or a service that came or went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// `None`: not an upstream's.
     pub upstream: Option<String>,
-    /// `heartbeat.interval`, `http.listen`; `upstream` for one that came or went.
+    /// `heartbeat.interval`, `http.listen`; `upstream`, `forward 127.0.0.1:5432 → postgres`, `gateway` or
+    /// `gateway: service postgres → db:5432` for one that came or went.
     pub key: String,
     /// For people; what a beat says shows as `***`.
     pub old: String,
     pub new: String,
     pub class: Class,
+    /// It came or went.
+    whole: bool,
 }
 
 /// The key of a change that is a whole upstream.
@@ -26,12 +29,26 @@ const ABSENT: &str = "absent";
 const PRESENT: &str = "present";
 
 impl Change {
+    /// The whole upstream is new.
     pub fn is_added(&self) -> bool {
-        self.key == WHOLE && self.new == PRESENT
+        self.whole && self.key == WHOLE && self.new == PRESENT
     }
 
+    /// The whole upstream is gone.
     pub fn is_removed(&self) -> bool {
-        self.key == WHOLE && self.new == ABSENT
+        self.whole && self.key == WHOLE && self.new == ABSENT
+    }
+
+    fn of_whole(upstream: Option<&str>, key: impl Into<String>, is_new: bool, class: Class) -> Self {
+        let (old, new) = if is_new { (ABSENT, PRESENT) } else { (PRESENT, ABSENT) };
+        Self {
+            upstream: upstream.map(str::to_owned),
+            key: key.into(),
+            old: old.to_owned(),
+            new: new.to_owned(),
+            class,
+            whole: true,
+        }
     }
 }
 
@@ -41,30 +58,55 @@ impl fmt::Display for Change {
         if let Some(upstream) = &self.upstream {
             write!(f, "{upstream}: ")?;
         }
-        match (self.is_added(), self.is_removed()) {
-            (true, _) => f.write_str("added"),
-            (_, true) => f.write_str("removed"),
-            _ => write!(f, "{} {} → {}, {}", self.key, self.old, self.new, self.class),
+        let verb = if self.new == PRESENT { "added" } else { "removed" };
+        match (self.whole, self.key == WHOLE) {
+            (true, true) => f.write_str(verb),
+            (true, false) => write!(f, "{} {verb}, {}", self.key, self.class),
+            (false, _) => write!(f, "{} {} → {}, {}", self.key, self.old, self.new, self.class),
         }
     }
 }
 
-/// Every change, top tables first, then upstreams by name. Empty exactly if the two are equal.
+/// Every change, top tables first, then the gateway's services, then upstreams by name. Empty exactly if the two are equal.
 pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
-    let mut changes = of_values(None, Scope::Top, &of_top(old), &of_top(new));
+    let mut changes = of_values(None, Scope::Top, "", &of_top(old), &of_top(new));
+    match (old.gateway.as_deref(), new.gateway.as_deref()) {
+        (Some(old), Some(new)) => {
+            if old.tls.is_some() != new.tls.is_some() {
+                changes.retain(|change| !change.key.starts_with("gateway.tls."));
+            }
+            changes.extend(of_services(old, new));
+        }
+        (None, None) => {}
+        // Its keys are no news of their own.
+        (_, new) => {
+            changes.retain(|change| !change.key.starts_with("gateway."));
+            changes.push(Change::of_whole(None, "gateway", new.is_some(), Class::Rebind));
+        }
+    }
     let names: BTreeSet<&String> = old.upstreams.keys().chain(new.upstreams.keys()).collect();
     for name in names {
         match (old.upstreams.get(name), new.upstreams.get(name)) {
             (Some(old), Some(new)) => changes.extend(of_one(name, old, new)),
-            (before, _) => {
-                let (old, new) = if before.is_some() { (PRESENT, ABSENT) } else { (ABSENT, PRESENT) };
-                changes.push(Change {
-                    upstream: Some(name.clone()),
-                    key: WHOLE.to_owned(),
-                    old: old.to_owned(),
-                    new: new.to_owned(),
-                    class: Class::Live,
-                });
+            (_, new) => changes.push(Change::of_whole(Some(name), WHOLE, new.is_some(), Class::Live)),
+        }
+    }
+    changes
+}
+
+fn of_services(old: &Gateway, new: &Gateway) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let names: BTreeSet<&String> = old.services.keys().chain(new.services.keys()).collect();
+    for name in names {
+        match (old.services.get(name), new.services.get(name)) {
+            (Some(old), Some(new)) => {
+                let prefix = format!("gateway.services.{name}.");
+                changes.extend(of_values(None, Scope::Service, &prefix, &of_service(old), &of_service(new)));
+            }
+            (old, new) => {
+                let address = old.or(new).map(|service| words_of(&of_service(service), "address")).unwrap_or_default();
+                let key = format!("gateway: service {name} → {address}");
+                changes.push(Change::of_whole(None, key, new.is_some(), Class::Live));
             }
         }
     }
@@ -75,33 +117,81 @@ fn of_one(name: &str, old: &Upstream, new: &Upstream) -> Vec<Change> {
     if old == new {
         return Vec::new();
     }
-    let mut changes = of_values(Some(name), Scope::Upstream, &of_upstream(old), &of_upstream(new));
+    let mut changes = of_values(Some(name), Scope::Upstream, "", &of_upstream(old), &of_upstream(new));
+    // It is as if it were removed and added: what else is new is no news of its own.
+    if old.tunnel.is_some() != new.tunnel.is_some() {
+        changes.retain(|change| change.key == "mode");
+        return changes;
+    }
     // It follows from the listeners, which are told.
     changes.retain(|change| change.key != "insecure_listen");
     // Switched on or off as a whole: its keys are no news of their own.
     if old.tls.is_some() != new.tls.is_some() {
         changes.retain(|change| !change.key.starts_with("tls."));
     }
+    if let (Some(old), Some(new)) = (&old.tunnel, &new.tunnel) {
+        changes.extend(of_forwards(name, &old.forwards, &new.forwards));
+    }
     changes
 }
 
-fn of_values(upstream: Option<&str>, scope: Scope, old: &Values, new: &Values) -> Vec<Change> {
-    let value =
-        |values: &Values, key| values.iter().find(|(name, _)| *name == key).and_then(|(_, value)| value.clone());
+/// A forward with the same listeners is the same forward.
+fn of_forwards(upstream: &str, old: &[Forward], new: &[Forward]) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let mut left: Vec<&Forward> = old.iter().collect();
+    let mut came: Vec<&Forward> = Vec::new();
+    // Several may listen at port 0: what did not change is found first.
+    for forward in new {
+        match left.iter().position(|before| *before == forward) {
+            Some(at) => drop(left.swap_remove(at)),
+            None => came.push(forward),
+        }
+    }
+    came.retain(|forward| {
+        let Some(at) = left.iter().position(|before| before.listen == forward.listen) else { return true };
+        let (before, after) = (of_forward(left.swap_remove(at)), of_forward(forward));
+        let listen = words_of(&after, "listen");
+        for change in of_values(Some(upstream), Scope::Forward, "", &before, &after) {
+            let key = match change.key.as_str() {
+                "service" => format!("forward {listen} →"),
+                other => format!("forward {listen} {other}"),
+            };
+            changes.push(Change { key, ..change });
+        }
+        false
+    });
+    for (forwards, is_new) in [(left, false), (came, true)] {
+        for forward in forwards {
+            let values = of_forward(forward);
+            let key = format!("forward {} → {}", words_of(&values, "listen"), words_of(&values, "service"));
+            changes.push(Change::of_whole(Some(upstream), key, is_new, Class::Rebind));
+        }
+    }
+    changes
+}
+
+fn value_of(values: &Values, key: &str) -> Option<Value> {
+    values.iter().find(|(name, _)| *name == key).and_then(|(_, value)| value.clone())
+}
+
+fn words_of(values: &Values, key: &str) -> String {
+    value_of(values, key).map_or("unset".to_owned(), |value| value.words())
+}
+
+/// `prefix` goes before each key that is told.
+fn of_values(upstream: Option<&str>, scope: Scope, prefix: &str, old: &Values, new: &Values) -> Vec<Change> {
     let keys: Vec<_> =
         old.iter().chain(new.iter().filter(|(key, _)| old.iter().all(|(name, _)| name != key))).collect();
     keys.into_iter()
-        .filter_map(|(key, _)| {
-            let (before, after) = (value(old, *key), value(new, *key));
-            let words = |value: &Option<super::values::Value>| value.as_ref().map_or("unset".to_owned(), |v| v.words());
-            (before != after).then(|| Change {
-                upstream: upstream.map(str::to_owned),
-                key: (*key).to_owned(),
-                old: words(&before),
-                new: words(&after),
-                // `tls` as a whole has no row; it is read when dialling, like its keys.
-                class: scope.key(key).map_or(Class::NextDial, |key| key.class),
-            })
+        .filter(|(key, _)| value_of(old, key) != value_of(new, key))
+        .map(|(key, _)| Change {
+            upstream: upstream.map(str::to_owned),
+            key: format!("{prefix}{key}"),
+            old: words_of(old, key),
+            new: words_of(new, key),
+            // `tls` as a whole has no row; it is read when dialling, like its keys.
+            class: scope.key(key).map_or(Class::NextDial, |key| key.class),
+            whole: false,
         })
         .collect()
 }
@@ -160,6 +250,92 @@ mod tests {
             told("tls = { alpn = [\"a\"] }", "tls = { server_name = \"a\" }"),
             ["chat: tls.server_name unset → a, next dial", "chat: tls.alpn a → none, next dial"]
         );
+    }
+
+    /// With a token that is there; files are looked at.
+    fn tunnel(directory: &tempfile::TempDir, lines: &str) -> String {
+        let token = directory.path().join("token");
+        std::fs::write(&token, "0123456789abcdef").unwrap();
+        let text = "[upstreams.chat]\nmode = \"tunnel\"\nendpoints = [\"127.0.0.1:1\"]\ntoken_file = TOKEN\n";
+        format!("{text}{lines}\n").replace("TOKEN", &format!("{token:?}"))
+    }
+
+    #[test]
+    fn forwards_come_go_and_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let told = |old: &str, new: &str| {
+            let text = |forwards: &str| tunnel(&dir, &format!("forwards = [{forwards}]"));
+            told(&text(old), &text(new))
+        };
+        let forward = |port: u16, rest: &str| format!("{{ listen = \"127.0.0.1:{port}\", {rest} }}");
+        let (a, b) = (forward(5432, "service = \"postgres\""), forward(6379, "service = \"cache\""));
+        assert_eq!(told(&b, &format!("{a}, {b}")), ["chat: forward 127.0.0.1:5432 → postgres added, rebind"],);
+        assert_eq!(
+            told(&a, &b),
+            [
+                "chat: forward 127.0.0.1:5432 → postgres removed, rebind",
+                "chat: forward 127.0.0.1:6379 → cache added, rebind"
+            ]
+        );
+        assert!(told(&format!("{a}, {b}"), &format!("{b}, {a}")).is_empty(), "the order means nothing");
+        let changed = forward(5432, "service = \"pg-2\", accept_proxy_protocol = \"10.0.0.0/8\"");
+        assert_eq!(
+            told(&a, &changed),
+            [
+                "chat: forward 127.0.0.1:5432 → postgres → pg-2, live",
+                "chat: forward 127.0.0.1:5432 accept_proxy_protocol none → 10.0.0.0/8, live"
+            ]
+        );
+        let free = |service: &str| forward(0, &format!("service = \"{service}\""));
+        let two = |a: &str, b: &str| format!("{}, {}", free(a), free(b));
+        assert_eq!(told(&two("a", "b"), &two("b", "c")), ["chat: forward 127.0.0.1:0 → a → c, live"]);
+    }
+
+    #[test]
+    fn a_gateway_comes_and_goes_as_a_whole_and_its_services_one_by_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let told = |old: &str, new: &str| {
+            let text = |lines: &str| {
+                tunnel(&dir, &format!("forwards = [{{ listen = \"unix:/a\", service = \"a\" }}]\n{lines}"))
+            };
+            told(&text(old), &text(new))
+        };
+        let gateway = |keys: &str, services: &str| {
+            format!(
+                "[gateway]\nlisten = \"127.0.0.1:7443\"\nname = \"a\"\ntoken_file = TOKEN\n{keys}\n[gateway.services]\n{services}"
+            )
+        };
+        let one = gateway("", "db = \"db:5432\"");
+        assert_eq!(told("", &one), ["gateway added, rebind"]);
+        assert_eq!(told(&one, ""), ["gateway removed, rebind"]);
+        assert_eq!(
+            told(&one, &gateway("", "db = { address = \"db2:5432\", proxy_protocol = \"v2\" }\ncache = \"unix:/c\"")),
+            [
+                "gateway: service cache → unix:/c added, live",
+                "gateway.services.db.address db:5432 → db2:5432, live",
+                "gateway.services.db.proxy_protocol off → v2, live"
+            ]
+        );
+        assert_eq!(
+            told(&one, &gateway("heartbeat = { misses = 2 }\nlimits.memory = \"2GiB\"", "a = \"db:5432\"")),
+            [
+                "gateway.heartbeat.interval unset → 5s, live",
+                "gateway.heartbeat.timeout unset → 3s, live",
+                "gateway.heartbeat.misses unset → 2, live",
+                "gateway.limits.memory 1GiB → 2GiB, live",
+                "gateway: service a → db:5432 added, live",
+                "gateway: service db → db:5432 removed, live"
+            ]
+        );
+    }
+
+    #[test]
+    fn another_mode_is_another_upstream() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = tunnel(&dir, "forwards = [{ listen = \"unix:/a\", service = \"a\" }]\nresume.buffer = \"1MiB\"");
+        assert_eq!(told("", &other), ["chat: mode direct → tunnel, replace"]);
+        let deadline = format!("{other}resume.deadline = \"5s\"");
+        assert_eq!(told(&other, &deadline), ["chat: resume.deadline 1m → 5s, live"]);
     }
 
     #[test]

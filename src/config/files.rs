@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::Tls;
 use super::read::{Reader, Text};
 use super::report::Problem;
-use crate::net::tls;
+use crate::net::{tls, token};
 
 /// Far more than 1024 upstreams need, and little enough to be read at once.
 pub const SIZE_MAX: u64 = 1 << 20;
@@ -114,21 +114,43 @@ impl Files {
         true
     }
 
-    /// Looks into the files of one upstream. `texts`: the CA's, the certificate's, the key's.
-    pub fn inspect(&mut self, reader: &mut Reader<'_>, tls: &Tls, texts: [&Option<Text>; 3], header: &Range<usize>) {
+    /// The same for a token: it must also be one.
+    pub fn look_at_token(&mut self, reader: &mut Reader<'_>, text: &Text) -> bool {
+        if !self.look(reader, "token_file", text, true) {
+            return false;
+        }
+        match token::read(Path::new(&text.value)) {
+            Ok(_) => true,
+            Err(error) => {
+                let message = format!("`token_file` {} {error}", text.quoted());
+                reader.error(&text.span, message, "as in: head -c 32 /dev/urandom | base64 > FILE");
+                false
+            }
+        }
+    }
+
+    /// Looks into the files of one upstream, or of the gateway. `texts`: keys and values of the CA's, the certificate's,
+    /// the key's.
+    pub fn inspect(
+        &mut self,
+        reader: &mut Reader<'_>,
+        tls: &Tls,
+        texts: [(&str, &Option<Text>); 3],
+        header: &Range<usize>,
+    ) {
         if self.inspected.contains(tls) {
             return;
         }
         self.inspected.push(tls.clone());
         let of = |file| {
             let (key, text) = match file {
-                tls::File::Ca => ("ca_file", texts[0]),
-                tls::File::ClientCa => ("client_ca_file", texts[0]),
-                tls::File::Cert => ("cert_file", texts[1]),
-                tls::File::Key => ("key_file", texts[2]),
+                tls::File::Ca | tls::File::ClientCa => texts[0],
+                tls::File::Cert => texts[1],
+                tls::File::Key => texts[2],
             };
-            let hide =
-                |message: &str| texts.iter().flat_map(|text| text.iter()).fold(message.to_owned(), |m, t| t.hide(&m));
+            let hide = |message: &str| {
+                texts.iter().flat_map(|(_, text)| text.iter()).fold(message.to_owned(), |m, t| t.hide(&m))
+            };
             (key, text.as_ref().map_or(header.clone(), |text| text.span.clone()), text.as_ref().map(Text::quoted), hide)
         };
         let told = |file, message: &str| {

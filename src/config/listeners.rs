@@ -1,4 +1,4 @@
-//! Listeners that would take each other's place, and upstreams that would dial themselves.
+//! Listeners that would take each other's place, and upstreams and gateways that would dial themselves.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -16,8 +16,11 @@ pub(super) struct Listening {
     dialled: Vec<Dialled>,
 }
 
+/// The gateway among those who listen and dial; no upstream can have this name.
+pub(super) const GATEWAY: &str = "[gateway]";
+
 struct Listener {
-    /// `None`: not an upstream's.
+    /// The upstream, or [`GATEWAY`], whose clients arrive here; `None`: neither's.
     upstream: Option<String>,
     /// For messages.
     owner: String,
@@ -29,7 +32,8 @@ struct Listener {
 }
 
 pub(super) struct Dialled {
-    pub upstream: String,
+    /// The upstream, or [`GATEWAY`].
+    pub by: String,
     pub address: Address,
     pub shown: String,
     pub span: Range<usize>,
@@ -120,19 +124,21 @@ impl Listening {
         }
     }
 
-    /// An endpoint that leads back to its own upstream makes clients out of links, without end.
+    /// An endpoint, or a service, that leads back to where it is dialled from makes clients out of links, without end.
     pub fn tell_loops(&self, reader: &mut Reader<'_>) {
         let by_address = self.by_address();
         let mut edges: HashMap<&str, Vec<(&str, usize, usize)>> = HashMap::new();
         for (index, dialled) in self.dialled.iter().enumerate() {
             for listener in reached(&by_address, &dialled.address) {
                 if let Some(upstream) = self.listeners.get(listener).and_then(|found| found.upstream.as_deref()) {
-                    edges.entry(&dialled.upstream).or_default().push((upstream, index, listener));
+                    edges.entry(&dialled.by).or_default().push((upstream, index, listener));
                 }
             }
         }
         let mut told: HashSet<&str> = HashSet::new();
-        for start in self.dialled.iter().map(|dialled| dialled.upstream.as_str()) {
+        // Where a loop leads through the gateway, the wrong step is a service.
+        let (gateway, upstreams): (Vec<_>, Vec<_>) = self.dialled.iter().partition(|dialled| dialled.by == GATEWAY);
+        for start in gateway.iter().chain(&upstreams).map(|dialled| dialled.by.as_str()) {
             if told.contains(start) {
                 continue;
             }
@@ -231,14 +237,19 @@ fn clash(reader: &mut Reader<'_>, listener: &Listener, other: &Listener) {
 }
 
 fn tell_loop(reader: &mut Reader<'_>, dialled: &Dialled, listener: &Listener, path: &[&str]) {
-    let message = if path.len() == 2 {
-        format!("`{}` would dial itself: its endpoint {} is its own listener", dialled.upstream, dialled.shown)
+    let (who, what, help) = if dialled.by == GATEWAY {
+        ("the gateway".to_owned(), "service", "a service's address is the server's own")
     } else {
-        format!("`{}` would dial itself: {}", dialled.upstream, path.join(" → "))
+        (format!("`{}`", dialled.by), "endpoint", "an endpoint is the server's own address")
+    };
+    let message = if path.len() == 2 {
+        format!("{who} would dial itself: its {what} {} is its own listener", dialled.shown)
+    } else {
+        format!("{who} would dial itself: {}", path.join(" → "))
     };
     let mut problem = Problem::at(reader.source, &dialled.span, message);
     if let Some(span) = &listener.span {
         problem = problem.and_at(reader.source, span, "this listener");
     }
-    reader.tell(problem.help("an endpoint is the server's own address"));
+    reader.tell(problem.help(help));
 }

@@ -136,6 +136,21 @@ impl<'a> Reader<'a> {
         self.problems
     }
 
+    /// Moves the origins of a list's entries, kept under `{prefix}{index}.`, to where the entries are now: the first to
+    /// where `places` says it was, and so on.
+    pub fn reorder(&mut self, prefix: &str, places: &[usize]) {
+        let mut moved = Vec::new();
+        for (now, before) in places.iter().enumerate().filter(|(now, before)| now != *before) {
+            let old = format!("{prefix}{before}.");
+            let keys: Vec<_> = self.origins.keys().filter(|key| key.starts_with(&old)).cloned().collect();
+            for key in keys {
+                let origin = self.origins.remove(&key);
+                moved.extend(origin.map(|origin| (format!("{prefix}{now}.{}", &key[old.len()..]), origin)));
+            }
+        }
+        self.origins.extend(moved);
+    }
+
     /// Looks a key up and reads it; what is wrong is told and gives the default.
     fn read<T>(
         &mut self,

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::load::Loaded;
-use super::units::show_duration;
-use super::{Address, Config, Upstream};
+use super::units::{show_duration, show_size};
+use super::{Address, Beats, Config, Gateway, GatewayLimits, Tunnel, Upstream};
 use crate::metrics::{Metrics, Mode};
 
 /// Kept for links, HTTP and files.
@@ -30,31 +30,56 @@ const STARTTLS: &[(u16, &str)] = &[
     (5432, "PostgreSQL before 17"),
 ];
 
-/// How many file descriptors everlink needs when every limit is reached: the warm pool, two for each connection, one
-/// for each waiting client, listeners, two for each pipe, and what is kept for everything else.
+/// How many file descriptors everlink needs when every limit is reached. An upstream's: its links, two for each
+/// connection in direct mode and one in tunnel mode, one for each waiting client, listeners, two for each pipe. A
+/// gateway's: listeners, one for each session and each of its streams, one for each connection not yet proven. And what
+/// is kept for everything else.
 pub fn descriptors_needed(config: &Config) -> u64 {
     let many = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     let mut needed = DESCRIPTORS_KEPT + many(config.http.listen.len()) + u64::from(config.admin.is_some());
-    let mut connections = 0u64;
+    // Those whose bytes move from socket to socket.
+    let mut carried = 0u64;
     for upstream in config.upstreams.values() {
-        connections = connections.saturating_add(many(upstream.limits.connections));
-        for count in [upstream.pool.size, upstream.limits.waiting, upstream.listen.len()] {
+        let connections = many(upstream.limits.connections);
+        let doors = match &upstream.tunnel {
+            None => {
+                carried = carried.saturating_add(connections);
+                needed = needed.saturating_add(connections.saturating_mul(2));
+                upstream.listen.len()
+            }
+            Some(tunnel) => {
+                needed = needed.saturating_add(connections);
+                tunnel.forwards.iter().map(|forward| forward.listen.len()).sum()
+            }
+        };
+        for count in [upstream.pool.size, upstream.limits.waiting, doors] {
             needed = needed.saturating_add(many(count));
         }
     }
+    if let Some(gateway) = &config.gateway {
+        let GatewayLimits { sessions, streams, pending, .. } = gateway.limits;
+        let streams = many(sessions).saturating_mul(many(streams));
+        for count in [many(gateway.listen.len()), many(sessions), streams, many(pending)] {
+            needed = needed.saturating_add(count);
+        }
+    }
     // Each direction of a connection may hold a pipe, each pipe has two ends.
-    let pipes = connections.saturating_mul(2).min(PIPES_MAX);
-    needed.saturating_add(connections.saturating_mul(2)).saturating_add(2 * pipes)
+    let pipes = carried.saturating_mul(2).min(PIPES_MAX);
+    needed.saturating_add(2 * pipes)
 }
 
 impl Loaded {
-    /// Lines for `everlink check`: each upstream's budget and hints, then what the whole will cost.
+    /// Lines for `everlink check`: the budget, the memory and the hints of each upstream and of the gateway, then what the
+    /// whole will cost.
     pub fn summary(&self) -> Vec<String> {
         let mut lines = Vec::new();
         let mut series = 0;
         for upstream in self.config.upstreams.values() {
             lines.extend(of_upstream(upstream));
             series += Metrics::series_of(Mode::of(upstream), upstream.endpoints.len(), upstream.tls.is_some());
+        }
+        if let Some(gateway) = &self.config.gateway {
+            lines.extend(of_gateway(gateway));
         }
         let upstreams = self.config.upstreams.len();
         let plural = if upstreams == 1 { "" } else { "s" };
@@ -68,13 +93,10 @@ impl Loaded {
 fn of_upstream(upstream: &Upstream) -> Vec<String> {
     let name = &upstream.name;
     let beat = &upstream.heartbeat;
-    let mut lines = vec![format!(
-        "{name}: a dead link is noticed within {} (interval {} + {} × timeout {})",
-        show_duration(upstream.detection_budget()),
-        show_duration(beat.interval),
-        beat.misses,
-        show_duration(beat.timeout),
-    )];
+    let mut lines = vec![format!("{name}: {}", budget(&Beats::from(beat)))];
+    if let Some(tunnel) = &upstream.tunnel {
+        lines.push(format!("{name}: {}", memory(tunnel, upstream.pool.size)));
+    }
     // Beats come up to a tenth sooner than the interval says, and never later.
     let cuts: Vec<_> = IDLE_CUTS.iter().filter(|(cut, _)| beat.interval >= *cut).collect();
     if !cuts.is_empty() {
@@ -86,7 +108,7 @@ fn of_upstream(upstream: &Upstream) -> Vec<String> {
             told.join(", ")
         ));
     }
-    if upstream.tls.is_some() {
+    if upstream.tls.is_some() && upstream.tunnel.is_none() {
         for endpoint in &upstream.endpoints {
             let port = match &endpoint.address {
                 Address::Ip(address) => address.port(),
@@ -102,6 +124,55 @@ fn of_upstream(upstream: &Upstream) -> Vec<String> {
         }
     }
     lines
+}
+
+fn of_gateway(gateway: &Gateway) -> Vec<String> {
+    let budget = match &gateway.heartbeat {
+        Some(beats) => budget(beats),
+        None => "a dead link is noticed within the budget of its dialer: no [gateway.heartbeat]".to_owned(),
+    };
+    let GatewayLimits { sessions, memory, .. } = gateway.limits;
+    let each = memory / u64::try_from(sessions).unwrap_or(u64::MAX).max(1);
+    vec![
+        format!("gateway: {budget}"),
+        format!(
+            "gateway: its sessions hold at most {} together (limits.memory), so {} each if all {sessions} hold the same; \
+             one alone keeps at most {} for replay (resume.buffer)",
+            show_size(memory),
+            show_about(each),
+            show_size(gateway.resume.buffer),
+        ),
+    ]
+}
+
+fn budget(beats: &Beats) -> String {
+    format!(
+        "a dead link is noticed within {} (interval {} + {} × timeout {})",
+        show_duration(beats.budget()),
+        show_duration(beats.interval),
+        beats.misses,
+        show_duration(beats.timeout),
+    )
+}
+
+/// The most that all links of a tunnel hold on our side; the gateway has limits of its own.
+fn memory(tunnel: &Tunnel, links: usize) -> String {
+    let session = tunnel.resume.buffer.saturating_add(tunnel.windows);
+    let parts =
+        format!("resume.buffer {} + limits.windows {}", show_size(tunnel.resume.buffer), show_size(tunnel.windows));
+    match links {
+        1 => format!("its session holds at most {} here ({parts})", show_size(session)),
+        _ => {
+            let all = session.saturating_mul(u64::try_from(links).unwrap_or(u64::MAX));
+            format!("its {links} sessions hold at most {} here, {} each ({parts})", show_size(all), show_size(session))
+        }
+    }
+}
+
+/// Rounded down to a unit that people can read.
+fn show_about(bytes: u64) -> String {
+    let unit = [1 << 40, 1 << 30, 1 << 20, 1 << 10].into_iter().find(|unit| bytes / unit >= 10).unwrap_or(1);
+    show_size(bytes / unit * unit)
 }
 
 #[cfg(test)]
@@ -133,6 +204,45 @@ mod tests {
     fn few_connections_need_few_pipes() {
         let needed = descriptors_needed(&loaded("limits = { connections = 3, waiting = 1 }").config);
         assert_eq!(needed, 64 + 1 + 1 + 2 + 1 + 2 * 3 + 2 * 6);
+    }
+
+    #[test]
+    fn a_tunnel_and_a_gateway_tell_their_memory_and_descriptors() {
+        let dir = tempfile::tempdir().unwrap();
+        let token = dir.path().join("token");
+        std::fs::write(&token, "0123456789abcdef").unwrap();
+        let text = format!(
+            "http.listen = \"off\"\n[upstreams.site]\nmode = \"tunnel\"\nendpoints = [\"127.0.0.1:3306\"]\n\
+             token_file = {token:?}\npool.size = 3\nlimits = {{ connections = 100, waiting = 10 }}\n\
+             forwards = [{{ listen = [\"127.0.0.1:1\", \"unix:/a\"], service = \"a\" }}]\n\
+             [gateway]\nlisten = \"127.0.0.1:7443\"\ntoken_file = {token:?}\n\
+             limits = {{ sessions = 6, streams = 7, pending = 5 }}\nservices = {{ a = \"a:1\" }}\n"
+        );
+        let loaded = parse("config.toml", text, &|_| None).unwrap_or_else(|report| panic!("{report}"));
+        // 64 kept; 2 doors, 3 links, 10 waiting, 100 connections; a listener, 6 sessions, 42 streams, 5 unproven.
+        let needed = 64 + 2 + 3 + 10 + 100 + 1 + 6 + 6 * 7 + 5;
+        assert_eq!(descriptors_needed(&loaded.config), needed);
+        assert_eq!(
+            loaded.summary(),
+            [
+                "site: a dead link is noticed within 14s (interval 5s + 3 × timeout 3s)".to_owned(),
+                "site: its 3 sessions hold at most 240MiB here, 80MiB each (resume.buffer 16MiB + limits.windows 64MiB)"
+                    .to_owned(),
+                "gateway: a dead link is noticed within the budget of its dialer: no [gateway.heartbeat]".to_owned(),
+                "gateway: its sessions hold at most 1GiB together (limits.memory), so 170MiB each if all 6 hold the \
+                 same; one alone keeps at most 16MiB for replay (resume.buffer)"
+                    .to_owned(),
+                format!("metrics: at most {} series for 1 upstream", Metrics::series_of(Mode::Tunnel, 1, false)),
+                format!("descriptors: the limits need {needed}"),
+            ]
+        );
+        let beats = "name = \"x\"\nheartbeat = { misses = 1 }\n";
+        let text = format!("{}{beats}services = {{ a = \"a:1\" }}", {
+            format!("[gateway]\nlisten = \"127.0.0.1:7443\"\ntoken_file = {token:?}\n")
+        });
+        let lines = parse("config.toml", text, &|_| None).unwrap_or_else(|report| panic!("{report}")).summary();
+        assert_eq!(lines[0], "gateway: a dead link is noticed within 8s (interval 5s + 1 × timeout 3s)");
+        assert_eq!(lines[2], "metrics: at most 0 series for 0 upstreams");
     }
 
     #[test]

@@ -25,8 +25,18 @@ pub(super) struct Table<'t> {
     pub tables: BTreeMap<String, Range<usize>>,
     /// `tls = "off"`.
     pub tls_off: bool,
-    /// Something that belongs to tunnel mode was found and told.
-    pub tunnel: bool,
+    /// An upstream's.
+    pub forwards: Option<Forwards<'t>>,
+    /// Those of `[gateway.services]`, by name; in the order of the file.
+    pub services: Vec<(&'t str, Table<'t>)>,
+}
+
+/// `[[upstreams.X.forwards]]`, in the order of the file.
+pub(super) struct Forwards<'t> {
+    pub place: Range<usize>,
+    pub tables: Vec<Table<'t>>,
+    /// False if something else than tables was found, and told.
+    pub sound: bool,
 }
 
 /// The whole file, sorted into its scopes.
@@ -35,7 +45,7 @@ pub(super) struct Tree<'t> {
     pub top: Table<'t>,
     pub defaults: Option<Table<'t>>,
     pub upstreams: Vec<(&'t str, Table<'t>)>,
-    /// `[gateway]` is there: a file with nothing else is not empty.
+    /// `gateway` is there, whatever it is: a file with nothing else is not empty.
     pub gateway: bool,
 }
 
@@ -58,10 +68,7 @@ pub(super) fn sort<'t>(source: &Source, document: &'t DeTable<'t>) -> (Tree<'t>,
                 for (name, value) in upstreams {
                     let mut table = Table { place: name.span(), ..Table::default() };
                     match value.get_ref() {
-                        DeValue::Table(keys) => {
-                            table.tunnel = mode_is_tunnel(keys);
-                            walk.table(Scope::Upstream, name.get_ref(), "", keys, &mut table);
-                        }
+                        DeValue::Table(keys) => walk.table(Scope::Upstream, name.get_ref(), "", keys, &mut table),
                         value => {
                             let list = matches!(value, DeValue::Array(_));
                             walk.wrong_table(&name.span(), &format!("upstreams.{}", name.get_ref()), list);
@@ -83,12 +90,6 @@ pub(super) fn sort<'t>(source: &Source, document: &'t DeTable<'t>) -> (Tree<'t>,
     // The parser sorts by name; people read by line.
     tree.upstreams.sort_by_key(|(_, table)| table.place.start);
     (tree, walk.problems)
-}
-
-fn mode_is_tunnel(keys: &DeTable<'_>) -> bool {
-    keys.iter().any(|(key, value)| {
-        key.get_ref() == "mode" && matches!(value.get_ref(), DeValue::String(mode) if mode == "tunnel")
-    })
 }
 
 /// A file with more unknown keys than this is no configuration; the rest is not told.
@@ -133,22 +134,61 @@ impl Walk<'_> {
                 }
                 _ => self.wrong_table(&key.span(), &full(scope, upstream, &path), false),
             }
-        } else if scope.is_of_tunnel(&path) {
-            // One word about an upstream's mode says it for all of its keys.
-            if !table.tunnel {
-                self.of_tunnel(&key.span(), scope, &path);
-            }
+        } else if scope == Scope::Upstream && path == "forwards" {
+            table.forwards = Some(self.forwards(upstream, key.span(), value));
+        } else if scope == Scope::Top && path == "gateway.services" {
+            self.services(&key.span(), value, table);
         } else {
             self.unknown(scope, upstream, prefix, key.get_ref(), &key.span());
         }
     }
 
-    fn of_tunnel(&mut self, span: &Range<usize>, scope: Scope, path: &str) {
-        let message = match scope {
-            Scope::Top => "tunnel mode, and so `[gateway]`, is not in this build yet".to_owned(),
-            _ => format!("tunnel mode, and so `{path}`, is not in this build yet"),
+    fn forwards<'t>(&mut self, upstream: &str, place: Range<usize>, value: &'t Spanned<DeValue<'t>>) -> Forwards<'t> {
+        let mut forwards = Forwards { place, tables: Vec::new(), sound: true };
+        let list = match value.get_ref() {
+            DeValue::Array(list) => list.iter().collect(),
+            _ => vec![value],
         };
-        self.problems.push(Problem::at(self.source, span, message).help("this build has direct mode; leave it out"));
+        for one in list {
+            match (value.get_ref(), one.get_ref()) {
+                (DeValue::Array(_), DeValue::Table(keys)) => {
+                    let mut table = Table { place: one.span(), ..Table::default() };
+                    self.table(Scope::Forward, upstream, "", keys, &mut table);
+                    forwards.tables.push(table);
+                }
+                (whole, _) => {
+                    forwards.sound = false;
+                    let is_table = matches!(whole, DeValue::Table(_));
+                    let (span, found) = match is_table {
+                        true => (forwards.place.clone(), ", not one table"),
+                        false => (one.span(), ""),
+                    };
+                    let problem =
+                        Problem::at(self.source, &span, format!("`forwards` must be a list of tables{found}"));
+                    self.problems.push(problem.help(format!("write [[upstreams.{upstream}.forwards]]")));
+                }
+            }
+        }
+        forwards
+    }
+
+    /// A service is a table, or its address alone.
+    fn services<'t>(&mut self, place: &Range<usize>, value: &'t Spanned<DeValue<'t>>, table: &mut Table<'t>) {
+        let DeValue::Table(services) = value.get_ref() else {
+            return self.wrong_table(place, "gateway.services", false);
+        };
+        table.tables.insert("gateway.services".to_owned(), place.clone());
+        for (name, value) in services {
+            let mut service = Table { place: name.span(), ..Table::default() };
+            match value.get_ref() {
+                DeValue::Table(keys) => self.table(Scope::Service, name.get_ref(), "", keys, &mut service),
+                _ => {
+                    service.keys.insert("address", Written { value });
+                }
+            }
+            table.services.push((name.get_ref(), service));
+        }
+        table.services.sort_by_key(|(_, service)| service.place.start);
     }
 
     fn wrong_table(&mut self, span: &Range<usize>, path: &str, list: bool) {
@@ -170,7 +210,9 @@ impl Walk<'_> {
         let problem = Problem::at(self.source, span, format!("unknown key `{}`{place}", shorten(name)));
         if is_secret_name(name) {
             let help = "a secret is never written into the file: name a file that holds it, or use ${VAR}";
-            let known: Vec<_> = scope.names_in(prefix).into_iter().filter(|known| known.ends_with("_file")).collect();
+            let mut known = scope.names_in(prefix);
+            // A password is no token.
+            known.retain(|known| known.ends_with("_file") && (*known != "token_file" || name.contains("token")));
             let problem = problem.help(help);
             let known = known.iter().map(|known| format!("`{known}`")).collect::<Vec<_>>().join(", ");
             self.problems.push(if known.is_empty() { problem } else { problem.help(format!("files here: {known}")) });
@@ -200,7 +242,7 @@ impl Walk<'_> {
         };
         let example = self.upstreams.first().map_or("NAME", String::as_str);
         let mut found: Vec<String> = match scope {
-            Scope::Upstream | Scope::Defaults => {
+            Scope::Upstream | Scope::Defaults | Scope::Forward | Scope::Service => {
                 tables(scope).iter().map(|table| full(scope, upstream, table)).collect()
             }
             Scope::Top => tables(Scope::Upstream).iter().map(|table| full(Scope::Upstream, example, table)).collect(),
@@ -211,8 +253,22 @@ impl Walk<'_> {
                 return Some(format!("`{name}` has no default for all: it belongs in [upstreams.{example}]"));
             }
         }
+        let beside = match scope {
+            Scope::Upstream => Some(Scope::Forward),
+            Scope::Forward => Some(Scope::Upstream),
+            _ => None,
+        };
+        if let Some(beside) = beside.filter(|_| found.is_empty()) {
+            found.extend(tables(beside).iter().map(|table| full(beside, upstream, table)));
+        }
         if scope == Scope::Top || found.is_empty() {
             found.extend(tables(Scope::Top));
+        }
+        if found.is_empty() && matches!((scope, name), (Scope::Top | Scope::Defaults, "forwards")) {
+            return Some(format!("write [[upstreams.{example}.forwards]]"));
+        }
+        if found.is_empty() && name == "services" {
+            return Some("write [gateway.services]".to_owned());
         }
         // A whole table in a place it does not belong to.
         if found.is_empty() && scope == Scope::Top && prefix.is_empty() && Scope::Upstream.is_table(name) {
@@ -256,6 +312,9 @@ fn full(scope: Scope, upstream: &str, path: &str) -> String {
         Scope::Top => String::new(),
         Scope::Upstream => format!("upstreams.{upstream}"),
         Scope::Defaults => "defaults".to_owned(),
+        // In brackets once more where it is told: a list of tables.
+        Scope::Forward => format!("[upstreams.{upstream}.forwards]"),
+        Scope::Service => format!("gateway.services.{upstream}"),
     };
     match (base.is_empty(), path.is_empty()) {
         (true, _) => path.to_owned(),

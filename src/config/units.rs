@@ -47,7 +47,7 @@ fn instead(suggestion: &Option<Suggestion>) -> String {
 
 /// Milliseconds of each unit, the largest first.
 const TIMES: &[(&str, u64)] = &[("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
-const SIZES: &[(&str, u64)] = &[("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+const SIZES: &[(&str, u64)] = &[("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 /// What people write for a unit, and the one that is known.
 const OTHER_TIMES: &[(&str, &str)] = &[
@@ -68,6 +68,9 @@ const OTHER_TIMES: &[(&str, &str)] = &[
     ("milliseconds", "ms"),
 ];
 const OTHER_SIZES: &[(&str, &str)] = &[
+    ("t", "TiB"),
+    ("tb", "TiB"),
+    ("ti", "TiB"),
     ("g", "GiB"),
     ("gb", "GiB"),
     ("gi", "GiB"),
@@ -95,9 +98,36 @@ pub fn duration(text: &str) -> Result<Duration, UnitError> {
     Ok(Duration::from_millis(ms))
 }
 
-/// Reads a whole number of B, KiB, MiB or GiB.
+/// Reads whole numbers of B, KiB, MiB, GiB and TiB, the largest unit first: "64MiB".
 pub fn size(text: &str) -> Result<u64, UnitError> {
-    quantity(text, SIZES, OTHER_SIZES, "a size such as \"16MiB\"")
+    quantity(text, SIZES, OTHER_SIZES, "a size such as \"16MiB\"").map_err(|error| match error {
+        UnitError::NoUnit(_) => text.parse().map_or(UnitError::NoUnit(None), bare_size),
+        UnitError::Fraction(_) => fraction_of_size(text),
+        error => error,
+    })
+}
+
+/// What to write for a number that stands where a size belongs. Below 1,024, MiB were likely meant; else bytes.
+pub fn bare_size(number: u64) -> UnitError {
+    let text = if number < 1024 { format!("{number}MiB") } else { show_size(number) };
+    UnitError::NoUnit(Suggestion::new(text))
+}
+
+/// What to write for a size with a fraction: "1.5GiB" is "1536MiB". Without a unit, MiB were likely meant.
+pub fn fraction_of_size(text: &str) -> UnitError {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" => Some(1u64 << 20),
+        unit => {
+            let lower = unit.to_ascii_lowercase();
+            let meant = OTHER_SIZES.iter().find(|(name, _)| *name == lower).map_or(unit, |(_, meant)| meant);
+            SIZES.iter().find(|(name, _)| *name == meant).map(|(_, bytes)| *bytes)
+        }
+    };
+    let bytes = digits.parse::<f64>().ok().zip(unit).map(|(number, unit)| number * unit as f64);
+    // What is no whole number of bytes is no suggestion.
+    let whole = bytes.filter(|bytes| (1.0..1e15).contains(bytes) && bytes.fract() == 0.0);
+    UnitError::Fraction(whole.and_then(|bytes| Suggestion::new(show_size(bytes as u64))))
 }
 
 /// What to write for a number that stands where a duration belongs. From 100 on, milliseconds were likely meant.
@@ -264,7 +294,14 @@ mod tests {
         assert_eq!(size("64MiB"), Ok(64 << 20));
         assert_eq!(size("1GiB"), Ok(1 << 30));
         assert_eq!(size("512B"), Ok(512));
-        assert_eq!(size("16").unwrap_err().to_string(), "needs a unit");
+        assert_eq!(size("2TiB"), Ok(2 << 40));
+        let told = |text| size(text).unwrap_err().to_string();
+        assert_eq!(told("16"), "needs a unit: write \"16MiB\"");
+        assert_eq!(told("16777216"), "needs a unit: write \"16MiB\"");
+        assert_eq!(told("70000"), "needs a unit: write \"70000B\"");
+        assert_eq!(told("1.5GiB"), "is a fraction: write \"1536MiB\"");
+        assert_eq!(told("0.5gb"), "is a fraction: write \"512MiB\"");
+        assert_eq!(told("0.0000001KiB"), "is a fraction");
         assert_eq!(size("16mb").unwrap_err().to_string(), "has the unit \"mb\", which is not known: write \"16MiB\"");
         assert_eq!(show_size(64 << 20), "64MiB");
         assert_eq!(show_size(1025), "1025B");
@@ -280,7 +317,7 @@ mod tests {
 
         #[test]
         fn no_text_panics(text in ".{0,12}") {
-            let _ = (duration(&text), size(&text), fraction(&text));
+            let _ = (duration(&text), size(&text), fraction(&text), fraction_of_size(&text));
         }
     }
 }

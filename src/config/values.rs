@@ -3,9 +3,12 @@
 use std::fmt::Write;
 
 use super::bytes;
-use super::units::show_duration;
+use super::units::{show_duration, show_size};
 use super::variables::protect;
-use super::{Balance, Beat, Config, Endpoint, Expect, InUse, Jitter, ListenAddress, LogFormat, Tls, Upstream};
+use super::{
+    Address, Balance, Beat, Config, Endpoint, Expect, Forward, Gateway, InUse, Jitter, ListenAddress, LogFormat,
+    Service, Tls, Upstream,
+};
 
 /// A value, to be written as TOML or told in a line of a log.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,6 +87,10 @@ fn time_or_off(time: Option<std::time::Duration>) -> Option<Value> {
     text(time.filter(|time| !time.is_zero()).map_or("off".to_owned(), show_duration))
 }
 
+fn size(bytes: u64) -> Option<Value> {
+    text(show_size(bytes))
+}
+
 fn path(path: &std::path::Path) -> Option<Value> {
     text(path.to_string_lossy())
 }
@@ -91,14 +98,15 @@ fn path(path: &std::path::Path) -> Option<Value> {
 /// `None`: not set.
 pub(super) type Values = Vec<(&'static str, Option<Value>)>;
 
-/// Everything that is not an upstream's, in the order of the keys.
+/// Everything that is neither an upstream's nor a service's, in the order of the keys; `gateway.` only if there is one,
+/// and `gateway.tls` itself is "on" or "off".
 pub(super) fn of_top(config: &Config) -> Values {
     let http = match &config.http.listen[..] {
         [] => text("off"),
         [one] => text(one.to_string()),
         list => Some(Value::List(list.iter().map(|address| Value::Text(address.to_string())).collect())),
     };
-    vec![
+    let mut values = vec![
         ("http.listen", http),
         ("http.public_status", plain(config.http.public_status)),
         ("admin.socket", config.admin.as_ref().and_then(|admin| path(&admin.socket))),
@@ -114,17 +122,85 @@ pub(super) fn of_top(config: &Config) -> Values {
         ("drain.timeout", time(config.drain.timeout)),
         ("drain.quiet", time_or_off(config.drain.quiet)),
         ("drain.minimum", time_or_off(Some(config.drain.minimum))),
+    ];
+    if let Some(gateway) = &config.gateway {
+        values.extend(of_gateway(gateway));
+    }
+    values
+}
+
+fn of_gateway(gateway: &Gateway) -> Values {
+    let Gateway { limits, resume, heartbeat, tls, .. } = gateway;
+    let heartbeat = heartbeat.as_ref();
+    let listen: Vec<_> = gateway.listen.iter().map(|address| ListenAddress::Tcp(*address)).collect();
+    let mut values = vec![
+        ("gateway.listen", Some(self::listen(&listen))),
+        ("gateway.name", text(&gateway.name)),
+        ("gateway.advertise", gateway.advertise.as_ref().and_then(|endpoint| text(&endpoint.name))),
+        ("gateway.token_file", gateway.token_file.as_deref().and_then(path)),
+        ("gateway.insecure_plaintext", plain(gateway.insecure_plaintext)),
+        ("gateway.heartbeat.interval", heartbeat.and_then(|beats| time(beats.interval))),
+        ("gateway.heartbeat.timeout", heartbeat.and_then(|beats| time(beats.timeout))),
+        ("gateway.heartbeat.misses", heartbeat.and_then(|beats| plain(beats.misses))),
+        ("gateway.tls", text(if tls.is_some() { "on" } else { "off" })),
+    ];
+    if let Some(tls) = tls {
+        values.extend([
+            ("gateway.tls.cert_file", path(&tls.cert_file)),
+            ("gateway.tls.key_file", path(&tls.key_file)),
+            ("gateway.tls.client_ca_file", tls.client_ca_file.as_deref().and_then(path)),
+        ]);
+    }
+    values.extend([
+        ("gateway.limits.sessions", plain(limits.sessions)),
+        ("gateway.limits.sessions_per_identity", plain(limits.sessions_per_identity)),
+        ("gateway.limits.streams", plain(limits.streams)),
+        ("gateway.limits.memory", size(limits.memory)),
+        ("gateway.limits.pending", plain(limits.pending)),
+        ("gateway.limits.pending_per_address", plain(limits.pending_per_address)),
+        ("gateway.resume.deadline", time(resume.deadline)),
+        ("gateway.resume.buffer", size(resume.buffer)),
+    ]);
+    values
+}
+
+/// Everything of one service, in the order of the keys.
+pub(super) fn of_service(service: &Service) -> Values {
+    let address = match &service.address {
+        Address::Ip(address) => address.to_string(),
+        Address::Host { host, port } => format!("{host}:{port}"),
+        Address::Unix(path) => format!("unix:{}", path.display()),
+    };
+    let allow = service.allow.as_ref().map(|names| Value::List(names.iter().cloned().map(Value::Text).collect()));
+    vec![
+        ("address", text(address)),
+        ("allow", allow),
+        ("proxy_protocol", text(if service.proxy_protocol { "v2" } else { "off" })),
     ]
 }
 
-/// Everything of one upstream, in the order of the keys. `tls` itself is "on" or "off".
+/// Everything of one forward, in the order of the keys.
+pub(super) fn of_forward(forward: &Forward) -> Values {
+    let networks = forward.accept_proxy_protocol.iter().map(|network| Value::Text(network.to_string())).collect();
+    vec![
+        ("listen", Some(listen(&forward.listen))),
+        ("service", text(&forward.service)),
+        ("accept_proxy_protocol", Some(Value::List(networks))),
+    ]
+}
+
+/// Everything of one upstream but its forwards, in the order of the keys. `tls` itself is "on" or "off". What belongs to
+/// the other mode is not set.
 pub(super) fn of_upstream(upstream: &Upstream) -> Values {
     let Upstream { heartbeat, retry, pool, limits, .. } = upstream;
+    let tunnel = upstream.tunnel.as_ref();
     let (preset, send, expect) = beat(&heartbeat.beat);
+    let is_direct = |value: Option<Value>| value.filter(|_| tunnel.is_none());
+    let doors = tunnel.iter().flat_map(|tunnel| &tunnel.forwards).flat_map(|forward| &forward.listen);
     let mut values = vec![
-        ("mode", text("direct")),
-        ("listen", Some(listen(&upstream.listen))),
-        ("insecure_listen", plain(upstream.listen.iter().any(is_open))),
+        ("mode", text(if tunnel.is_some() { "tunnel" } else { "direct" })),
+        ("listen", is_direct(Some(listen(&upstream.listen)))),
+        ("insecure_listen", plain(upstream.listen.iter().chain(doors).any(is_open))),
         ("endpoints", Some(Value::List(upstream.endpoints.iter().map(endpoint).collect()))),
         (
             "balance",
@@ -135,18 +211,20 @@ pub(super) fn of_upstream(upstream: &Upstream) -> Values {
             }),
         ),
         ("required", plain(upstream.required)),
+        ("token_file", tunnel.and_then(|tunnel| path(tunnel.token_file.as_deref()?))),
+        ("insecure_plaintext", tunnel.and_then(|tunnel| plain(tunnel.insecure_plaintext))),
         ("heartbeat.interval", time(heartbeat.interval)),
         ("heartbeat.timeout", time(heartbeat.timeout)),
         ("heartbeat.misses", plain(heartbeat.misses)),
         ("heartbeat.send", send),
         ("heartbeat.expect", expect),
-        ("heartbeat.preset", text(preset)),
+        ("heartbeat.preset", is_direct(text(preset))),
         (
             "heartbeat.in_use",
-            text(match heartbeat.in_use {
+            is_direct(text(match heartbeat.in_use {
                 InUse::Off => "off",
                 InUse::Line => "line",
-            }),
+            })),
         ),
         ("retry.initial", time(retry.initial)),
         ("retry.max", time(retry.max)),
@@ -168,22 +246,25 @@ pub(super) fn of_upstream(upstream: &Upstream) -> Values {
         ("limits.wait", time_or_off(Some(limits.wait))),
         ("limits.waiting", plain(limits.waiting)),
         ("limits.idle_timeout", time_or_off(limits.idle_timeout)),
+        ("limits.windows", tunnel.and_then(|tunnel| size(tunnel.windows))),
+        ("resume.deadline", tunnel.and_then(|tunnel| time(tunnel.resume.deadline))),
+        ("resume.buffer", tunnel.and_then(|tunnel| size(tunnel.resume.buffer))),
         ("tls", text(if upstream.tls.is_some() { "on" } else { "off" })),
     ];
     if let Some(tls) = &upstream.tls {
-        values.extend(of_tls(tls));
+        values.extend(of_tls(tls, tunnel.is_none()));
     }
     values
 }
 
-fn of_tls(tls: &Tls) -> Values {
+fn of_tls(tls: &Tls, direct: bool) -> Values {
     let client = tls.client.as_ref();
     vec![
         ("tls.ca_file", tls.ca_file.as_deref().and_then(path)),
         ("tls.cert_file", client.and_then(|client| path(&client.cert_file))),
         ("tls.key_file", client.and_then(|client| path(&client.key_file))),
         ("tls.server_name", tls.server_name.as_deref().and_then(text)),
-        ("tls.alpn", Some(Value::List(tls.alpn.iter().cloned().map(Value::Text).collect()))),
+        ("tls.alpn", direct.then(|| Value::List(tls.alpn.iter().cloned().map(Value::Text).collect()))),
     ]
 }
 

@@ -19,6 +19,7 @@ pub const VIOLATIONS: &[&str] = &[
     "after_fin",
     "credit",
     "ack",
+    "unacknowledged",
     "tune",
     "flood",
     "resume",

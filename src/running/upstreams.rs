@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::{self, Config};
 use crate::lifecycle::Clients;
@@ -62,9 +63,8 @@ impl Upstreams {
                 }
                 None => {
                     gone.extend(self.running.remove(name));
-                    if let Some(upstream) = upstream::start(settings, files.unwrap_or_default(), around()) {
-                        self.running.insert(name.clone(), upstream);
-                    }
+                    let upstream = upstream::start(settings, files.unwrap_or_default(), around());
+                    self.running.insert(name.clone(), upstream);
                 }
             }
             // Last, for a start forgets the series of a predecessor.
@@ -129,6 +129,12 @@ impl Upstreams {
             Some(name) => self.running.get(name).map(of),
             None => Some(self.running.values().map(of).sum()),
         }
+    }
+
+    /// For so long the links of an upstream, or of all, are neither read nor written.
+    pub fn cut_silently(&self, upstream: Option<&str>, time: Duration) {
+        let which = |(name, _): &(&String, _)| upstream.is_none_or(|wanted| wanted == name.as_str());
+        self.running.iter().filter(which).for_each(|(_, upstream)| upstream.cut_silently(time));
     }
 
     /// How many links an upstream has.

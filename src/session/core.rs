@@ -7,6 +7,8 @@
 //! | full | answer |
 //! |---|---|
 //! | bytes kept for replay | OPEN and DATA wait; the owner reads no local socket. CREDIT, FIN, RESET and ACK pass |
+//! | a mebibyte of those beyond the buffer | a peer that reads and never acknowledges: a violation |
+//! | bytes waiting for the connection | words wait; PONG, ACK and each stream's CREDIT in a slot of their own |
 //! | a stream's window | the peer stops sending; more is a violation |
 //! | last words waiting to be sent | the link is read no further, see [`Session::may_read`] |
 //! | OPENs or small frames a second | the link is read later |
@@ -30,10 +32,19 @@ use crate::config::Beats;
 const REPLAY_LEAST: u64 = 2 * 1024 * 1024;
 /// An ACK goes out after so many bytes at the latest.
 const ACK_EVERY: u64 = 128 * 1024;
+/// A peer that keeps next to nothing is not told of every byte.
+const ACK_LEAST: u64 = 4 * 1024;
 /// Last words waiting: at 16 bytes each, a quarter of a mebibyte.
 const LAST_WORDS: usize = 16 * 1024;
 /// A frame of another stream within this time: a stream is not alone.
 const COMPANY: Duration = Duration::from_millis(100);
+/// What frames other than OPEN and DATA may add to the bytes kept for replay. An honest peer acknowledges long before: a
+/// mebibyte is the CREDITs for a gigabyte.
+const CONTROL_MOST: u64 = 1024 * 1024;
+/// With less than this waiting, PONG and ACK go out even if the connection is full.
+const BEATS: u64 = 1024;
+/// DATA shorter than this is counted as a small frame is.
+const TINY: u32 = 256;
 /// Our credit for one stream ends here; a peer that gives more is at fault.
 const CREDIT_MOST: u64 = 4 * LARGEST;
 
@@ -127,7 +138,10 @@ pub struct Session<T> {
     rate: Rate,
     opens: Bucket,
     small: Bucket,
+    tiny: Bucket,
     pings: Bucket,
+    /// The largest buffer that ever held.
+    kept_most: u64,
     last_data: u32,
     company: Option<Instant>,
     #[cfg(test)]
@@ -170,8 +184,11 @@ impl<T> Session<T> {
             opens: Bucket::new(1000.0, 1000.0, now),
             // CREDIT, ACK, OPENED and the like: some ten for each megabyte or connection.
             small: Bucket::new(200_000.0, 100_000.0, now),
+            // More than a core can pass on, each by a system call.
+            tiny: Bucket::new(200_000.0, 200_000.0, now),
             // A beat comes every 50 ms at most; those of an outage come at once when it ends.
             pings: Bucket::new(4000.0, 200.0, now),
+            kept_most: limits.buffer,
             last_data: 0,
             company: None,
             #[cfg(test)]
@@ -222,6 +239,18 @@ impl<T> Session<T> {
         (path as u64).max(REPLAY_LEAST).min(self.limits.buffer)
     }
 
+    /// Bytes promised to windows.
+    #[cfg(test)]
+    pub(super) fn windows(&self) -> u64 {
+        self.pool.used
+    }
+
+    /// Places on the list of streams with something to say.
+    #[cfg(test)]
+    pub(super) fn listed(&self) -> usize {
+        self.listed.len()
+    }
+
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -229,6 +258,7 @@ impl<T> Session<T> {
     /// Takes new bounds. Windows already granted stay until they are used.
     pub fn retune(&mut self, limits: Limits) {
         self.limits = limits;
+        self.kept_most = self.kept_most.max(limits.buffer);
         (self.pool.limit, self.pool.streams) = (limits.windows, limits.streams);
     }
 
@@ -266,6 +296,11 @@ impl<T> Session<T> {
 
     // ---- what the owner wants ----
 
+    /// Whether [`open`](Self::open) would take another stream.
+    pub fn can_open(&self) -> bool {
+        self.dialer && self.streams.len() < self.limits.streams && self.newest < u32::MAX
+    }
+
     /// Opens a stream. Data may follow at once. `Err` gives `user` back: the streams or their identifiers are used up.
     pub fn open(
         &mut self,
@@ -276,7 +311,7 @@ impl<T> Session<T> {
         user: T,
         now: Instant,
     ) -> Result<u32, T> {
-        if !self.dialer || self.streams.len() >= self.limits.streams || self.newest == u32::MAX {
+        if !self.can_open() {
             return Err(user);
         }
         self.newest += 1;
@@ -388,6 +423,11 @@ impl<T> Session<T> {
     fn part(&mut self, id: u32, word: Option<LastWord>) -> Option<T> {
         let stream = self.streams.remove(&id)?;
         stream.window.close(&mut self.pool);
+        if stream.pending.open
+            && let Ok(place) = self.unopened.binary_search(&id)
+        {
+            self.unopened.remove(place);
+        }
         // The peer never heard of it: nothing is said.
         if let (Some(word), false) = (word, stream.pending.open) {
             self.last_words.push_back((id, word));
@@ -400,8 +440,16 @@ impl<T> Session<T> {
         what(&mut stream.pending);
         // With its OPEN unwritten it comes on the list later.
         if !stream.pending.open && !std::mem::replace(&mut stream.pending.listed, true) {
-            self.listed.push_back(id);
+            self.list(id);
         }
+    }
+
+    fn list(&mut self, id: u32) {
+        // Streams that are over leave their place on the list: not without end while nothing can be written.
+        if self.listed.len() > 2 * self.streams.len() + 64 {
+            self.listed.retain(|id| self.streams.get(id).is_some_and(|stream| stream.pending.listed));
+        }
+        self.listed.push_back(id);
     }
 
     /// A PING with this clock is to be sent; a former one that was not sent yet is forgotten.
@@ -426,13 +474,15 @@ impl<T> Session<T> {
 
     // ---- connections ----
 
-    /// Whether [`resume`](Self::resume) would go on from there.
+    /// Whether the peer may go on from `received`: it was sent, and is still kept. An honest peer can ask for less than it
+    /// has acknowledged only by a Hello that arrives after it was given up: that claim is to be refused, nothing else.
     pub fn can_resume(&self, received: u64) -> bool {
-        self.out.keeps(received)
+        self.out.can_rewind(received)
     }
 
     /// A new connection takes over; the peer has received everything before `received`. Returns how many bytes are sent
-    /// again. `told`: the offset of ours that the peer was told in turn.
+    /// again. `told`: the offset of ours that the peer was told in turn. Errors: see [`can_resume`](Self::can_resume);
+    /// nothing has changed then.
     pub fn resume(&mut self, received: u64, told: u64) -> Result<u64, Violation> {
         #[cfg(test)]
         if self.broken.no_replay {
@@ -455,7 +505,8 @@ impl<T> Session<T> {
         if self.last_words.len() >= LAST_WORDS {
             return Err(None);
         }
-        let later = [self.opens.ready_at(now), self.small.ready_at(now)].into_iter().flatten().max();
+        let later = [&mut self.opens, &mut self.small, &mut self.tiny].map(|bucket| bucket.ready_at(now));
+        let later = later.into_iter().flatten().max();
         later.map_or(Ok(()), |at| Err(Some(at)))
     }
 
@@ -480,6 +531,9 @@ impl<T> Session<T> {
         bytes: &'b [u8],
         begins: Option<u32>,
     ) -> Result<Incoming<'b>, Violation> {
+        if begins.is_some_and(|length| length < TINY) {
+            self.tiny.take(now);
+        }
         if id != self.last_data {
             self.last_data = id;
             self.company = Some(now);
@@ -488,12 +542,16 @@ impl<T> Session<T> {
             // Late data of a stream that we have ended.
             return if id <= self.newest { Ok(Incoming::Nothing) } else { Err(Violation::Stream) };
         };
+        if stream.pending.open {
+            return Err(Violation::Stream);
+        }
         if stream.receiving != Direction::Open {
             return Err(Violation::AfterFin);
         }
         // The whole frame is held against the window before its first byte is passed on.
         if let Some(length) = begins {
             stream.window.receive(length.into())?;
+            stream.answered = true;
         }
         Ok(if bytes.is_empty() { Incoming::Nothing } else { Incoming::Data { stream: id, bytes } })
     }
@@ -510,6 +568,18 @@ impl<T> Session<T> {
         if kind.is_of_stream() && kind != Kind::Open && id > self.newest {
             return Err(Violation::Stream);
         }
+        match self.streams.get(&id) {
+            // The peer cannot know of it yet.
+            Some(stream) if stream.pending.open => return Err(Violation::Stream),
+            Some(stream) if stream.receiving == Direction::Cut && kind != Kind::Open => {
+                return Err(Violation::AfterFin);
+            }
+            _ => {}
+        }
+        let sent = self.out.unacknowledged() - self.out.unsent();
+        if kind != Kind::Ack && sent > self.kept_most + CONTROL_MOST {
+            return Err(Violation::Unacknowledged);
+        }
         Ok(match kind {
             Kind::Open => {
                 let opening = Opening::decode(payload)?;
@@ -522,9 +592,12 @@ impl<T> Session<T> {
                 }
                 None => Incoming::Nothing,
             },
-            Kind::Refused => match self.streams.contains_key(&id) {
-                true => Incoming::Refused { stream: id, code: RefusalCode::from_byte(byte) },
-                false => Incoming::Nothing,
+            Kind::Refused => match self.streams.get_mut(&id) {
+                Some(stream) => {
+                    stream.cut();
+                    Incoming::Refused { stream: id, code: RefusalCode::from_byte(byte) }
+                }
+                None => Incoming::Nothing,
             },
             Kind::Credit => {
                 let more = payload.try_into().map(u32::from_le_bytes).map_err(|_| Violation::Length)?;
@@ -537,14 +610,18 @@ impl<T> Session<T> {
                 Some(stream) if stream.receiving == Direction::Open => {
                     stream.receiving = Direction::Ended;
                     stream.pending.credit = false;
+                    stream.answered = true;
                     Incoming::Fin { stream: id }
                 }
                 Some(_) => return Err(Violation::AfterFin),
                 None => Incoming::Nothing,
             },
-            Kind::Reset => match self.streams.contains_key(&id) {
-                true => Incoming::Reset { stream: id, code: ResetCode::from_byte(byte) },
-                false => Incoming::Nothing,
+            Kind::Reset => match self.streams.get_mut(&id) {
+                Some(stream) => {
+                    stream.cut();
+                    Incoming::Reset { stream: id, code: ResetCode::from_byte(byte) }
+                }
+                None => Incoming::Nothing,
             },
             Kind::Ping => {
                 // One slot, the newest wins: answers never queue.
@@ -637,7 +714,12 @@ impl<T> Session<T> {
 
     /// Bytes received since the peer was last told.
     fn untold(&self) -> u64 {
-        self.inbound.received() - self.told
+        self.inbound.received().saturating_sub(self.told)
+    }
+
+    /// Enough was received for an ACK: long before the peer has no more room to keep.
+    fn is_ack_due(&self) -> bool {
+        self.untold() >= ACK_EVERY.min(self.limits.peer_buffer / 8).max(ACK_LEAST)
     }
 
     /// Whether [`emit`](Self::emit) would write something.
@@ -649,20 +731,22 @@ impl<T> Session<T> {
             || !self.listed.is_empty()
             || (!self.unopened.is_empty() && !self.is_full())
             || !self.last_words.is_empty()
-            || self.untold() >= ACK_EVERY.min(self.limits.peer_buffer / 8)
+            || self.is_ack_due()
     }
 
     /// Writes frames that are no DATA, beats first, until they are all written or about `room` bytes wait for the
     /// connection. Only while there is a connection: what waits meanwhile is coalesced.
     pub fn emit(&mut self, room: u64, now: Instant) {
-        let beats = self.pong.is_some() || self.ping.is_some();
-        if let Some(clock) = self.pong.take() {
+        // What the peer can call forth at will waits in its slot while nothing moves. Our PINGs are as few as we want.
+        let moves = self.out.unsent() < room.max(BEATS);
+        let beats = self.ping.is_some() || (self.pong.is_some() && moves);
+        if moves && let Some(clock) = self.pong.take() {
             self.out.push(0, Kind::Pong, &clock.to_le_bytes());
         }
         if let Some(clock) = self.ping.take() {
             self.out.push(0, Kind::Ping, &clock.to_le_bytes());
         }
-        if self.untold() >= ACK_EVERY.min(self.limits.peer_buffer / 8) || (beats && self.untold() > 0) {
+        if (moves && self.is_ack_due()) || (beats && self.untold() > 0) {
             self.told = self.inbound.received();
             self.out.push(0, Kind::Ack, &self.told.to_le_bytes());
         }
@@ -716,13 +800,14 @@ impl<T> Session<T> {
         }
         if stream.pending.any() {
             stream.pending.listed = true;
-            self.listed.push_back(id);
+            self.list(id);
         }
     }
 
     /// Writes what is to be said of one stream.
     fn speak(&mut self, id: u32, now: Instant) {
         let alone = self.company.is_none_or(|at| now.saturating_duration_since(at) > COMPANY);
+        let before = self.out.written();
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.pending.listed = false;
         if std::mem::take(&mut stream.pending.opened) {
@@ -737,7 +822,9 @@ impl<T> Session<T> {
         if std::mem::take(&mut stream.pending.fin) {
             self.out.push(id, Kind::Fin, &[]);
         }
-        self.owed = self.out.written();
+        if self.out.written() > before {
+            self.owed = self.out.written();
+        }
     }
 
     /// What the connection should be given next; then [`sent`](Self::sent).

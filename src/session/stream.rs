@@ -27,6 +27,8 @@ pub enum Direction {
     Open,
     /// An orderly end: asked for, or received.
     Ended,
+    /// The peer has reset or refused the stream: nothing more may come, and nothing more is sent.
+    Cut,
 }
 
 /// A stream, and what its owner keeps with it.
@@ -42,6 +44,15 @@ pub(super) struct Stream<T> {
     pub answered: bool,
     /// What OPEN says, until it is written.
     pub opening: Option<Box<super::frame::Opening>>,
+}
+
+impl<T> Stream<T> {
+    /// Reset or refused by the peer.
+    pub fn cut(&mut self) {
+        (self.sending, self.receiving) = (Direction::Cut, Direction::Cut);
+        // Nothing is left to say of it.
+        (self.pending.opened, self.pending.credit, self.pending.fin) = (false, false, false);
+    }
 }
 
 /// Last words about a stream that is no longer kept.

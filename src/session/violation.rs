@@ -27,6 +27,8 @@ pub enum Violation {
     Credit,
     #[error("an acknowledgement of bytes that were never sent")]
     Ack,
+    #[error("nothing is acknowledged, however much was sent")]
+    Unacknowledged,
     #[error("heartbeat numbers out of range")]
     Tune,
     #[error("PINGs beyond any need")]
@@ -36,7 +38,7 @@ pub enum Violation {
 }
 
 impl Violation {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Length,
         Self::Kind,
         Self::Empty,
@@ -48,6 +50,7 @@ impl Violation {
         Self::AfterFin,
         Self::Credit,
         Self::Ack,
+        Self::Unacknowledged,
         Self::Tune,
         Self::Flood,
         Self::Resume,
@@ -67,9 +70,22 @@ impl Violation {
             Self::AfterFin => "after_fin",
             Self::Credit => "credit",
             Self::Ack => "ack",
+            Self::Unacknowledged => "unacknowledged",
             Self::Tune => "tune",
             Self::Flood => "flood",
             Self::Resume => "resume",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_violation_can_be_counted() {
+        for violation in Violation::ALL {
+            assert!(crate::metrics::VIOLATIONS.contains(&violation.name()), "{violation:?}");
         }
     }
 }

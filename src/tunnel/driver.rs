@@ -97,6 +97,8 @@ pub trait Observer: Send + Sync {
     /// Bytes came over the link.
     fn received(&self);
     fn violation(&self, violation: Violation);
+    /// How many streams there are, and how many bytes the peer has not acknowledged.
+    fn stands(&self, _streams: usize, _unacknowledged: u64) {}
 }
 
 /// Memory that several sessions share, in bytes.
@@ -160,6 +162,8 @@ pub struct Driver {
     armed: Instant,
     pause: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     sweep: u32,
+    /// There are sockets that have no keepalive yet.
+    unsustained: bool,
     next_sweep: Option<Instant>,
     blackhole: Option<Instant>,
 }
@@ -200,6 +204,7 @@ impl Driver {
             armed,
             pause: None,
             sweep: 0,
+            unsustained: false,
             next_sweep: None,
             blackhole: None,
         }
@@ -229,6 +234,11 @@ impl Driver {
             }
             Err(_) => Err(local),
         }
+    }
+
+    /// Whether [`open`](Self::open) would take another stream.
+    pub fn can_open(&self) -> bool {
+        !self.session.is_going_away() && self.session.can_open()
     }
 
     /// The service of a stream that [`Event::Open`] told of is there. Late answers are dropped.
@@ -261,7 +271,12 @@ impl Driver {
         bell.ring();
         place.bell = bell;
         place.settle(local);
-        self.next_sweep.get_or_insert_with(|| Instant::now() + SWEEP);
+        // Accepted clients have their keepalive from the listener.
+        place.sustained = self.near;
+        self.unsustained |= !self.near;
+        if self.unsustained || self.settings.idle_timeout.is_some() {
+            self.next_sweep.get_or_insert_with(|| Instant::now() + SWEEP);
+        }
     }
 
     /// Streams, those whose service is being dialled included.
@@ -334,6 +349,12 @@ impl Driver {
         Ok(again)
     }
 
+    /// The peer's word cannot be right: the connection goes, and the owner hears of it as of any violation.
+    pub fn break_off(&mut self, violation: Violation) {
+        self.violated(violation);
+        self.ready.poke();
+    }
+
     /// As if the cable were out until then: the link is neither read nor written.
     pub fn blackhole(&mut self, until: Instant) {
         self.blackhole = Some(until);
@@ -353,6 +374,9 @@ impl Driver {
         self.session.retune(limits(&settings));
         if let Some(connection) = &mut self.connection {
             connection.retune(&settings.beats, now);
+        }
+        if settings.idle_timeout.is_some() && self.session.streams() > 0 {
+            self.next_sweep.get_or_insert(now + SWEEP);
         }
         self.settings = settings;
         self.ready.poke();
@@ -452,6 +476,7 @@ impl Driver {
         if self.sent + self.received > 0 {
             self.observer.moved(std::mem::take(&mut self.sent), std::mem::take(&mut self.received));
         }
+        self.observer.stands(self.session.streams(), self.session.unacknowledged());
         if let Some(budget) = &self.settings.budget {
             let memory = self.session.memory();
             if memory.abs_diff(self.told_memory) >= WORTH_TELLING {
@@ -499,9 +524,12 @@ impl Driver {
         let sweep = self.sweep;
         let idle = self.settings.idle_timeout.map(|idle| idle.as_secs_f64().ceil() as u32);
         let mut over = Vec::new();
+        self.unsustained = false;
         for stream in self.session.ids() {
             let Some(place) = self.session.get(stream) else { continue };
-            if !place.sustained && now.saturating_duration_since(place.since) >= SWEEP {
+            if !place.sustained && now.saturating_duration_since(place.since) < SWEEP {
+                self.unsustained = true;
+            } else if !place.sustained {
                 place.sustained = true;
                 if let Some(socket) = place.stream.as_ref().filter(|socket| socket.tcp_fd().is_some()) {
                     let _ = crate::net::socket::apply_keepalive(socket, &crate::net::socket::Keepalive::LOCAL);
@@ -514,7 +542,8 @@ impl Driver {
         for stream in over {
             self.end(stream, Some(ResetCode::Idle), CloseReason::Idle);
         }
-        self.next_sweep = (self.session.streams() > 0).then_some(now + SWEEP);
+        let again = self.session.streams() > 0 && (idle.is_some() || self.unsustained);
+        self.next_sweep = again.then_some(now + SWEEP);
     }
 }
 
@@ -549,3 +578,6 @@ fn with_scratch<R>(work: impl FnOnce(&mut [u8]) -> R) -> R {
     SCRATCH.set(scratch);
     result
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,7 +27,15 @@ impl Check<'_, '_> {
         }
     }
 
-    pub(super) fn listeners(&mut self, layer: &Layer<'_, '_>, name: &str, insecure: bool) -> Vec<ListenAddress> {
+    /// The listeners of an upstream, or of one of its forwards; `of` names it, `example` is the cure if there are none.
+    pub(super) fn listeners(
+        &mut self,
+        layer: &Layer<'_, '_>,
+        name: &str,
+        of: &str,
+        example: &str,
+        insecure: bool,
+    ) -> Vec<ListenAddress> {
         let expected = "an address such as \"127.0.0.1:7000\", or a list";
         // A lone number is a port that wants an address, which says more than that it is no text.
         if let Some((written, _)) = layer.find("listen")
@@ -40,8 +48,7 @@ impl Check<'_, '_> {
         let texts = self.reader.texts(layer, "listen", expected);
         let Some(texts) = texts.value else {
             if texts.at.is_none() && texts.sound {
-                let message = format!("upstream `{}` has no `listen`", shown(name));
-                self.reader.error_of_whole(&layer.own.place, message, "as in listen = \"127.0.0.1:7001\"");
+                self.reader.error_of_whole(&layer.own.place, format!("{of} has no `listen`"), example);
             }
             return Vec::new();
         };
@@ -74,7 +81,8 @@ impl Check<'_, '_> {
         listen
     }
 
-    pub(super) fn endpoints(&mut self, layer: &Layer<'_, '_>, name: &str) -> Vec<Endpoint> {
+    /// Each with its text.
+    pub(super) fn endpoints(&mut self, layer: &Layer<'_, '_>, name: &str) -> Vec<(Endpoint, Text)> {
         let read = self.reader.any(layer, "endpoints", |reader, written| {
             let mut read = Vec::new();
             match written.value.get_ref() {
@@ -101,24 +109,24 @@ impl Check<'_, '_> {
             }
             return Vec::new();
         };
-        let mut endpoints: Vec<(Endpoint, Range<usize>)> = Vec::new();
+        let mut endpoints: Vec<(Endpoint, Text)> = Vec::new();
         for (endpoint, text) in read_endpoints {
-            let same = |(other, _): &&(Endpoint, Range<usize>)| same_address(&other.address, &endpoint.address);
+            let same = |(other, _): &&(Endpoint, Text)| same_address(&other.address, &endpoint.address);
             if let Some((_, first)) = endpoints.iter().find(same) {
                 let message = format!("endpoint {} is written twice", text.quoted());
                 let problem = Problem::at(self.reader.source, &text.span, message);
-                self.reader.tell(problem.and_at(self.reader.source, first, "first here"));
+                self.reader.tell(problem.and_at(self.reader.source, &first.span, "first here"));
                 continue;
             }
             self.listening.dial(Dialled {
-                upstream: name.to_owned(),
+                by: name.to_owned(),
                 address: endpoint.address.clone(),
                 shown: text.quoted(),
                 span: text.span.clone(),
             });
-            endpoints.push((endpoint, text.span));
+            endpoints.push((endpoint, text));
         }
-        endpoints.into_iter().map(|(endpoint, _)| endpoint).collect()
+        endpoints
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a beat says, what answers it, and whether the two go together.
 
 use super::{Check, count};
-use crate::config::keys::Scope;
+use crate::config::keys::{Mode, Scope};
 use crate::config::read::{Layer, Text};
 use crate::config::report::{Basis, Problem};
 use crate::config::{Beat, Expect, Heartbeat, InUse};
@@ -10,10 +10,14 @@ use crate::config::{Beat, Expect, Heartbeat, InUse};
 const PATTERN_MAX: usize = 1 << 20;
 
 impl Check<'_, '_> {
-    pub(super) fn heartbeat(&mut self, layer: &Layer<'_, '_>) -> Heartbeat {
+    pub(super) fn heartbeat(&mut self, layer: &Layer<'_, '_>, mode: Option<Mode>) -> Heartbeat {
         let interval = self.reader.time(layer, "heartbeat.interval").value.unwrap_or_default();
         let timeout = self.reader.time(layer, "heartbeat.timeout").value.unwrap_or_default();
         let misses = count(self.reader.count(layer, "heartbeat.misses").value) as u32;
+        if mode == Some(Mode::Tunnel) {
+            // Its beats are frames; what `[defaults]` has to say is for others.
+            return Heartbeat { interval, timeout, misses, beat: Beat::Kernel, in_use: InUse::Off };
+        }
         let beat = self.beat(layer);
         let in_use = self.reader.choice(layer, "heartbeat.in_use");
         let line = in_use.value == 1;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Check;
-use crate::config::keys::Scope;
+use crate::config::keys::{Mode, Scope};
 use crate::config::read::{Layer, Text};
 use crate::config::{ClientCertificate, Tls};
 
@@ -11,7 +11,7 @@ use crate::config::{ClientCertificate, Tls};
 const ALPN_MAX: usize = 255;
 
 impl Check<'_, '_> {
-    pub(super) fn tls(&mut self, layer: &Layer<'_, '_>) -> Option<Tls> {
+    pub(super) fn tls(&mut self, layer: &Layer<'_, '_>, mode: Option<Mode>) -> Option<Tls> {
         let inherited = layer.defaults.filter(|_| !layer.own.tls_off);
         let own = layer.own.tables.get("tls");
         let header = own.or_else(|| inherited?.tables.get("tls"))?.clone();
@@ -20,7 +20,7 @@ impl Check<'_, '_> {
         let cert = self.reader.optional_text(layer, "tls.cert_file");
         let key = self.reader.optional_text(layer, "tls.key_file");
         let server_name = self.server_name(layer);
-        let alpn = self.alpn(layer);
+        let alpn = if mode == Some(Mode::Tunnel) { Vec::new() } else { self.alpn(layer) };
         let mut usable = ca.sound && cert.sound && key.sound;
         for (name, text, secret) in
             [("ca_file", &ca.value, false), ("cert_file", &cert.value, false), ("key_file", &key.value, true)]
@@ -53,7 +53,8 @@ impl Check<'_, '_> {
             alpn,
         };
         if usable && layer.scope == Scope::Upstream {
-            self.files.inspect(self.reader, &tls, [&ca.value, &cert.value, &key.value], &header);
+            let texts = [("ca_file", &ca.value), ("cert_file", &cert.value), ("key_file", &key.value)];
+            self.files.inspect(self.reader, &tls, texts, &header);
         }
         Some(tls)
     }

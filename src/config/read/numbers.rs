@@ -1,4 +1,4 @@
-//! Durations, counts and ratios.
+//! Durations, sizes, counts and ratios.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use toml::de::DeValue;
 
 use super::{Got, Layer, Reader, last};
 use crate::config::keys::{DefaultValue, Key, Kind};
-use crate::config::units::{self, UnitError, show_duration};
+use crate::config::units::{self, UnitError, show_duration, show_size};
 
 /// A number, or a word by its place in the list.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -91,6 +91,65 @@ impl Reader<'_> {
                     None
                 }
             }
+        })
+    }
+
+    /// A number of bytes.
+    pub fn size(&mut self, layer: &Layer<'_, '_>, name: &'static str) -> Got<u64> {
+        let fallback = match layer.scope.key(name).map(|key| key.default) {
+            Some(DefaultValue::Size(bytes)) => bytes,
+            _ => 0,
+        };
+        self.read(layer, name, fallback, |reader, key, written| {
+            let span = &written.value.span();
+            let Kind::Size { min, max } = key.kind else { return None };
+            let last = last(name);
+            let read = match written.value.get_ref() {
+                DeValue::Integer(number) => match i128::from_str_radix(number.as_str(), number.radix()) {
+                    Ok(number) if number < 0 => Err(UnitError::Negative),
+                    Ok(0) => Ok(0),
+                    Ok(number) => Err(u64::try_from(number).map_or(UnitError::NoUnit(None), units::bare_size)),
+                    Err(_) => Err(UnitError::NoUnit(None)),
+                },
+                DeValue::Float(number) if number.as_str().starts_with('-') => Err(UnitError::Negative),
+                DeValue::Float(number) => Err(match units::fraction_of_size(number.as_str()) {
+                    UnitError::Fraction(meant) => UnitError::NoUnit(meant),
+                    other => other,
+                }),
+                value => {
+                    let text = reader.string(last, "a size such as \"16MiB\"", value, span)?;
+                    if !text.is_plain() {
+                        // Nothing of what a variable holds is repeated.
+                        let read = units::size(&text.value).ok().filter(|bytes| (min..=max).contains(bytes));
+                        if read.is_none() {
+                            let message = format!("`{last}` from {} is no size it can take", text.quoted());
+                            reader.error(span, message, format!("it takes {}", key.range()));
+                        }
+                        return read;
+                    }
+                    match text.value.as_str() {
+                        "off" => {
+                            let help = format!("it takes {}", key.range());
+                            reader.error(span, format!("`{last}` cannot be switched off"), help);
+                            return None;
+                        }
+                        "0" => Ok(0),
+                        text => units::size(text),
+                    }
+                }
+            };
+            match read {
+                Ok(bytes) if (min..=max).contains(&bytes) => return Some(bytes),
+                Ok(bytes) => {
+                    let range = key.range();
+                    reader.error(span, format!("`{last}` is {}, and must be {range}", show_size(bytes)), "");
+                }
+                Err(error @ UnitError::Negative) => {
+                    reader.error(span, format!("`{last}` {error}"), format!("it takes {}", key.range()));
+                }
+                Err(error) => reader.error(span, format!("`{last}` {error}"), "units are B, KiB, MiB, GiB, TiB"),
+            }
+            None
         })
     }
 

@@ -28,6 +28,11 @@ impl Token {
         if bytes.len() < Self::SHORTEST { Err(TokenTooShort(bytes.len())) } else { Ok(Self(bytes.into())) }
     }
 
+    /// Whether a file that was read again holds the same. Not for what a peer says: that is proven, never compared.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+
     pub(super) fn proof(&self, label: &str, binding: &[u8; 32], messages: &[&[u8]]) -> [u8; PROOF_LENGTH] {
         proof(&self.0, label, binding, messages)
     }

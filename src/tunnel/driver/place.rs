@@ -145,10 +145,14 @@ impl Place {
             return;
         }
         let Some(stream) = &mut self.stream else { return };
+        self.shut = true;
+        // With our side ended as well, the close that follows says the same.
+        if self.reading == Reading::Over {
+            return;
+        }
         let mut context = Context::from_waker(self.bell.waker());
         // A plain socket's shutdown is a system call that never waits; one that fails has ended already.
         let _ = Pin::new(stream).poll_shutdown(&mut context);
-        self.shut = true;
     }
 
     /// Whoever is connected reads a reset.

@@ -1,0 +1,246 @@
+//! Two sessions, connections in memory, a virtual clock, and one number that decides everything else.
+//!
+//! Connections are cut at any byte (of a header, a payload, a hello), fall silent one way, deliver late after another has
+//! taken over. At the end every byte, every FIN and every RESET of both directions must have arrived as it was sent.
+//! `EVERLINK_SEED=n cargo test one_seed` runs one number again.
+
+mod claims;
+mod end;
+mod streams;
+mod tally;
+mod wire;
+
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+
+use self::claims::{Claims, Desk};
+use self::end::{End, World};
+use self::streams::{Outcome, Pattern, Plan};
+use self::tally::{Counts, MARKS, merge};
+use self::wire::{Connection, Micros, SECOND};
+use super::frame::{Kind, RefusalCode, ResetCode};
+use super::{Broken, GoAwayCode, Limits};
+use crate::config::Beats;
+
+/// Seeds of one test; there are four such tests. Raise it to search longer.
+const SEEDS: u64 = 80;
+/// With no more faults to come, everything ends within this time.
+const PATIENCE: Micros = 300 * SECOND;
+
+/// What one run is like.
+struct Profile {
+    storm: Micros,
+    capacity: (usize, usize),
+    least_slice: usize,
+    far: u64,
+}
+
+impl Profile {
+    fn stormy(&self, now: Micros) -> bool {
+        now < self.storm
+    }
+}
+
+fn run(seed: u64, broken: Broken) -> Result<Counts, String> {
+    let mut rng = Rng::with_seed(seed);
+    let count = match rng.u8(0..16) {
+        0 => rng.usize(50..=200),
+        1..=7 => rng.usize(1..=4),
+        _ => rng.usize(1..=20),
+    };
+    let most = if count > 20 { 20_000 } else { [5_000, 60_000, 400_000, 3 << 20][rng.usize(0..4)] };
+    let plans: Vec<Plan> = (0..count).map(|_| Plan::random(&mut rng, most)).collect();
+    let buffer = [8 << 10, 64 << 10, 256 << 10, 2 << 20, 16 << 20][rng.usize(0..5)];
+    let streams = if rng.u8(0..4) == 0 { rng.usize(1..=count) } else { count };
+    let windows = 16 * 1024 * streams as u64 + [0, 100 << 10, 4 << 20, 64 << 20][rng.usize(0..4)];
+    let limits = Limits { buffer, peer_buffer: buffer, windows, streams };
+    let profile = Profile {
+        storm: rng.u64(0..12 * SECOND),
+        capacity: if rng.u8(0..4) == 0 { (100, 5_000) } else { (64 << 10, 1 << 20) },
+        least_slice: if most > 100_000 { 1500 } else { 1 },
+        far: 2 * most,
+    };
+    let room = [1024, 16 << 10, 256 << 10, 1 << 20][rng.usize(0..4)];
+    let start = Instant::now();
+    let mut ends = [0, 1].map(|side| End::new(side, limits, count, room, start));
+    for end in &mut ends {
+        end.session.broken = broken;
+    }
+    let (mut claims, mut desk) = (Claims::default(), Desk::default());
+    let (mut connections, mut counts, pattern) = (Vec::new(), Counts::new(), Pattern::new());
+    let mut unopened: Vec<usize> = (0..count).collect();
+    let (mut now, mut closing_time, mut healed) = (0, false, false);
+    let tunes = rng.u32(0..4);
+    let (mut tuned, mut goes_away) = (0, rng.u8(0..4) == 0);
+    let said_goodbye = goes_away;
+    loop {
+        if !profile.stormy(now) && !std::mem::replace(&mut healed, true) {
+            connections.iter_mut().for_each(Connection::heal);
+        }
+        let mut world = World {
+            now,
+            start,
+            connections: &mut connections,
+            plans: &plans,
+            pattern: &pattern,
+            rng: &mut rng,
+            counts: &mut counts,
+            closing_time,
+        };
+        let [dialer, gateway] = &mut ends;
+        let mut moved = false;
+        while let Some(place) = unopened.iter().position(|&plan| plans[plan].opens_at <= now) {
+            if !dialer.open(unopened[place], &mut world) {
+                break;
+            }
+            moved = true;
+            let plan = unopened.swap_remove(place);
+            if dialer.wire.is_none() && world.rng.u8(0..8) == 0 {
+                dialer.withdraw(plan)?;
+                world.count("reset before it was opened", 1);
+            }
+        }
+        if tuned < tunes && world.rng.u8(0..50) == 0 {
+            tuned += 1;
+            dialer.session.tune(beats(tuned));
+            gateway.session.tune(beats(10 + tuned));
+        }
+        if goes_away && unopened.is_empty() {
+            goes_away = false;
+            gateway.session.go_away(GoAwayCode::Draining, Duration::from_secs(1));
+        }
+        moved |= claims.turn(dialer, &mut world, &profile)?;
+        let frozen = claims.is_frozen();
+        moved |= dialer.turn(&mut world, frozen)?;
+        moved |= desk.turn(gateway, &mut world, broken)?;
+        moved |= gateway.turn(&mut world, false)?;
+        if moved {
+            continue;
+        }
+        let waiting: Vec<usize> = (0..count).filter(|&plan| ends.iter().any(|end| end.is_open(plan))).collect();
+        let all_stuck = waiting.iter().all(|&plan| ends.iter_mut().any(|end| end.is_stuck(plan)));
+        let no_more = unopened.is_empty() || ends[0].session.streams() >= streams;
+        if healed && !closing_time && all_stuck && no_more {
+            closing_time = true;
+            continue;
+        }
+        if closing_time && unopened.is_empty() && healed && ends.iter().all(End::is_idle) {
+            break;
+        }
+        let next = connections.iter().filter_map(|connection| connection.next_change(now));
+        let wakes = ends.iter().filter_map(|end| end.wake);
+        let opens = unopened.iter().map(|&plan| plans[plan].opens_at);
+        let heals = (!healed).then_some(profile.storm);
+        let next = next.chain(wakes).chain(opens).chain(claims.next_change(&ends[0], now)).chain(heals);
+        now = next.filter(|at| *at > now).min().ok_or("nothing will ever happen again")?;
+        if now > profile.storm + PATIENCE {
+            let numbers =
+                ends.iter().map(|end| (end.session.streams(), end.session.unacknowledged(), end.session.unsent()));
+            return Err(format!("not through at {now}: {waiting:?} {:?}", numbers.collect::<Vec<_>>()));
+        }
+    }
+    let exceptional = said_goodbye || streams < count;
+    for (plan, habits) in plans.iter().enumerate() {
+        verdict(habits, [ends[0].outcomes[plan], ends[1].outcomes[plan]], exceptional)
+            .map_err(|text| format!("plan {plan}: {text}"))?;
+    }
+    let told = (ends[0].tuned, ends[1].tuned, ends[0].going_away.is_some());
+    let due = (if tuned > 0 { 10 + tuned } else { 0 }, tuned, said_goodbye);
+    if told == due { Ok(counts) } else { Err(format!("TUNE and GOAWAY: {told:?} instead of {due:?}")) }
+}
+
+/// Whether a stream may have ended like this at the dialer and at the gateway. `exceptional`: the gateway may have refused
+/// it for want of room, or leaving.
+fn verdict(plan: &Plan, outcomes: [Option<Outcome>; 2], exceptional: bool) -> Result<(), String> {
+    use Outcome::{Finished, Refused, ResetByPeer, ResetByUs};
+    let may_refuse = |code| match code {
+        RefusalCode::Hops => plan.hops > 0,
+        RefusalCode::Limit | RefusalCode::Draining => exceptional,
+        _ => false,
+    };
+    let withdrawn = outcomes[0] == Some(ResetByUs(ResetCode::Error));
+    let may_reset = |side: usize, code| match code {
+        ResetCode::Reset => plan.ends[side].reset_after.is_some(),
+        ResetCode::Drained => plan.ends[side].stall.is_some(),
+        _ => side == 0 && withdrawn,
+    };
+    let fair = match outcomes {
+        [Some(Finished), Some(Finished)] => true,
+        [Some(Refused(code)), Some(Refused(same))] => code == same && plan.refusal == Some(code),
+        [Some(Refused(code)), None] => may_refuse(code),
+        [Some(ResetByUs(code)), other] => {
+            may_reset(0, code)
+                && match other {
+                    Some(ResetByPeer(same)) => code == same,
+                    Some(ResetByUs(other)) => may_reset(1, other),
+                    Some(Finished) => true,
+                    Some(Refused(code)) => plan.refusal == Some(code),
+                    None => withdrawn || exceptional || plan.hops > 0 || plan.ends[0].reset_after == Some(0),
+                }
+        }
+        [Some(Finished), Some(ResetByUs(code))] => may_reset(1, code),
+        [Some(ResetByPeer(same)), Some(ResetByUs(code))] => code == same && may_reset(1, code),
+        _ => false,
+    };
+    if fair { Ok(()) } else { Err(format!("{outcomes:?} of {plan:?}")) }
+}
+
+fn beats(misses: u32) -> Beats {
+    Beats { interval: Duration::from_secs(1), timeout: Duration::from_secs(1), misses }
+}
+
+fn seeds(from: u64, to: u64) -> Counts {
+    let mut all = Counts::new();
+    for seed in from..to {
+        match run(seed, Broken::default()) {
+            Ok(counts) => merge(&mut all, &counts),
+            Err(text) => panic!("EVERLINK_SEED={seed}: {text}"),
+        }
+    }
+    all
+}
+
+/// The first seed that shows the fault.
+fn found(broken: Broken) -> Option<u64> {
+    (0..200).find(|&seed| run(seed, broken).inspect_err(|text| println!("EVERLINK_SEED={seed}: {text}")).is_err())
+}
+
+#[test]
+fn no_byte_is_lost_or_doubled_however_the_connections_fall() {
+    seeds(0, SEEDS);
+}
+
+#[test]
+fn nor_with_other_seeds() {
+    seeds(SEEDS, 2 * SEEDS);
+}
+
+#[test]
+fn one_seed() {
+    let seed = std::env::var("EVERLINK_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    seeds(seed, seed + 1);
+}
+
+#[test]
+fn everything_that_may_happen_has_happened() {
+    let counts = seeds(2 * SEEDS, 4 * SEEDS);
+    let marks = MARKS.into_iter().chain(Kind::ALL.map(Kind::name));
+    let missing: Vec<_> = marks.filter(|mark| counts.get(mark).is_none_or(|count| *count == 0)).collect();
+    assert!(missing.is_empty(), "never reached: {missing:?} of {counts:#?}");
+}
+
+#[test]
+fn the_check_finds_a_session_that_does_not_replay() {
+    assert!(found(Broken { no_replay: true, ..Broken::default() }).is_some());
+}
+
+#[test]
+fn the_check_finds_bytes_taken_twice() {
+    assert!(found(Broken { no_duplicate_removal: true, ..Broken::default() }).is_some());
+}
+
+#[test]
+fn the_check_finds_an_overtaken_connection_that_is_still_heard() {
+    assert!(found(Broken { no_fencing: true, ..Broken::default() }).is_some());
+}

@@ -1,0 +1,261 @@
+//! Two drivers over real sockets.
+
+use std::sync::Mutex;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::net::stream::Stream;
+
+const MS: Duration = Duration::from_millis(1);
+
+#[derive(Default)]
+struct Seen {
+    closed: Mutex<Vec<CloseReason>>,
+}
+
+impl Observer for Seen {
+    fn moved(&self, _: u64, _: u64) {}
+    fn closed(&self, reason: CloseReason) {
+        self.closed.lock().unwrap().push(reason);
+    }
+    fn beat_sent(&self) {}
+    fn beat_missed(&self) {}
+    fn beat_answered(&self, _: Duration) {}
+    fn received(&self) {}
+    fn violation(&self, violation: Violation) {
+        panic!("{violation}");
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        beats: Beats { interval: 500 * MS, timeout: 300 * MS, misses: 3 },
+        idle_timeout: None,
+        buffer: 16 << 20,
+        peer_buffer: 16 << 20,
+        windows: 64 << 20,
+        streams: 1024,
+        budget: None,
+    }
+}
+
+async fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (near, listener.accept().await.unwrap().0)
+}
+
+enum Ask {
+    Open(TcpStream),
+    /// Both ends get a new connection.
+    Cut,
+}
+
+/// A whole road: `ask` opens streams at the near end, the far end dials `service`.
+struct Road {
+    ask: mpsc::UnboundedSender<Ask>,
+    near: Arc<Seen>,
+    far: Arc<Seen>,
+    task: tokio::task::JoinHandle<(usize, usize)>,
+}
+
+impl Road {
+    async fn to(service: SocketAddr) -> Self {
+        let (ask, mut asked) = mpsc::unbounded_channel();
+        let (near_seen, far_seen) = (Arc::<Seen>::default(), Arc::<Seen>::default());
+        let (seen, seen_far) = (near_seen.clone(), far_seen.clone());
+        let task = tokio::spawn(async move {
+            let mut near = Driver::near(settings(), seen);
+            let mut far = Driver::far(settings(), seen_far);
+            let (a, b) = pair().await;
+            near.attach(Wire::plain(a), 0, Vec::new(), MS).unwrap();
+            far.attach(Wire::plain(b), 0, Vec::new(), MS).unwrap();
+            let mut dials = tokio::task::JoinSet::new();
+            loop {
+                tokio::select! {
+                    asked = asked.recv() => match asked {
+                        None => return (near.streams(), far.streams()),
+                        Some(Ask::Open(client)) => {
+                            let local = Local { stream: Stream::Tcp(client), guard: Box::new(()) };
+                            assert!(near.open("echo", None, None, 0, local).is_ok());
+                        }
+                        Some(Ask::Cut) => {
+                            let (told_far, told_near) = (near.freeze(), far.freeze());
+                            far.drop_wire();
+                            let (a, b) = pair().await;
+                            far.attach(Wire::plain(b), told_far, Vec::new(), MS).unwrap();
+                            near.attach(Wire::plain(a), told_near, Vec::new(), MS).unwrap();
+                        }
+                    },
+                    event = near.next() => panic!("near: {event:?}"),
+                    event = far.next() => match event {
+                        Event::Open { stream, opening } => {
+                            assert_eq!(opening.service, "echo");
+                            dials.spawn(async move { (stream, TcpStream::connect(service).await) });
+                        }
+                        other => panic!("far: {other:?}"),
+                    },
+                    Some(Ok((stream, dialled))) = dials.join_next(), if !dials.is_empty() => match dialled {
+                        Ok(service) => {
+                            far.accept(stream, Local { stream: Stream::Tcp(service), guard: Box::new(()) });
+                        }
+                        Err(_) => far.refuse(stream, RefusalCode::Unreachable),
+                    },
+                }
+            }
+        });
+        Self { ask, near: near_seen, far: far_seen, task }
+    }
+
+    async fn open(&self) -> TcpStream {
+        let (client, ours) = pair().await;
+        self.ask.send(Ask::Open(ours)).ok().unwrap();
+        client
+    }
+
+    /// Ends the road; nothing may be left.
+    async fn end(self) {
+        drop(self.ask);
+        assert_eq!(self.task.await.unwrap(), (0, 0), "streams are left");
+    }
+}
+
+/// A server that sends back what it reads, and ends when the client does.
+async fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut read, mut write) = stream.split();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+                let _ = write.shutdown().await;
+            });
+        }
+    });
+    address
+}
+
+fn pattern(length: usize, seed: usize) -> Vec<u8> {
+    (0..length).map(|at| ((at * 31 + seed * 7 + at / 251) % 256) as u8).collect()
+}
+
+async fn exchange(client: TcpStream, bytes: Vec<u8>) {
+    let (mut read, mut write) = client.into_split();
+    let sent = bytes.clone();
+    let writer = tokio::spawn(async move {
+        write.write_all(&sent).await.unwrap();
+        write.shutdown().await.unwrap();
+    });
+    let mut got = Vec::new();
+    read.read_to_end(&mut got).await.unwrap();
+    writer.await.unwrap();
+    assert!(got == bytes, "{} bytes came back for {}", got.len(), bytes.len());
+}
+
+async fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+        while !is() {
+            tokio::time::sleep(5 * MS).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "never: {what}");
+}
+
+#[tokio::test]
+async fn bytes_and_ends_cross_both_ways_whole() {
+    let road = Road::to(echo().await).await;
+    let clients = (0..20).map(|n| (n, n * 37_000)).collect::<Vec<_>>();
+    let mut tasks = tokio::task::JoinSet::new();
+    for (seed, length) in clients {
+        let client = road.open().await;
+        tasks.spawn(exchange(client, pattern(length, seed)));
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    let (near, far) = (road.near.clone(), road.far.clone());
+    until("every stream is over", || near.closed.lock().unwrap().len() == 20 && far.closed.lock().unwrap().len() == 20)
+        .await;
+    assert!(near.closed.lock().unwrap().iter().all(|reason| *reason == CloseReason::Finished));
+    road.end().await;
+}
+
+#[tokio::test]
+async fn fault_07_connections_that_come_and_go_lose_not_a_byte() {
+    let road = Road::to(echo().await).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for seed in 0..8 {
+        let client = road.open().await;
+        tasks.spawn(exchange(client, pattern(3_000_000, seed)));
+    }
+    let mut cuts = 0;
+    while !tasks.is_empty() {
+        tokio::select! {
+            done = tasks.join_next() => done.unwrap().unwrap(),
+            () = tokio::time::sleep(7 * MS) => {
+                cuts += 1;
+                road.ask.send(Ask::Cut).ok().unwrap();
+            }
+        }
+    }
+    assert!(cuts > 2, "{cuts}");
+    let far = road.far.clone();
+    until("every stream is over", || far.closed.lock().unwrap().len() == 8).await;
+    road.end().await;
+}
+
+#[tokio::test]
+async fn a_service_that_cannot_be_had_is_a_reset() {
+    let gone = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap()
+    };
+    let road = Road::to(gone).await;
+    let mut client = road.open().await;
+    let error = client.read(&mut [0; 8]).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(*road.near.closed.lock().unwrap(), [CloseReason::Refused]);
+    road.end().await;
+}
+
+#[tokio::test]
+async fn fault_33_a_reset_at_one_end_is_a_reset_at_the_other() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let road = Road::to(listener.local_addr().unwrap()).await;
+    let mut client = road.open().await;
+    client.write_all(b"hello").await.unwrap();
+    let (mut service, _) = listener.accept().await.unwrap();
+    let mut got = [0; 5];
+    service.read_exact(&mut got).await.unwrap();
+    crate::net::socket::reset_on_close(&service).unwrap();
+    drop(service);
+    let error = client.read(&mut [0; 8]).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    road.end().await;
+}
+
+#[tokio::test]
+async fn fault_29_a_reader_that_stalls_holds_up_nobody_else() {
+    let road = Road::to(echo().await).await;
+    let mut stalled = Vec::new();
+    for _ in 0..4 {
+        let mut client = road.open().await;
+        let (bytes, mut written) = (pattern(65_536, 3), 0);
+        // Until the road takes no more: nobody reads what comes back.
+        while let Ok(Ok(count)) = tokio::time::timeout(200 * MS, client.write(&bytes)).await {
+            written += count;
+        }
+        assert!(written > 0);
+        stalled.push(client);
+    }
+    let client = road.open().await;
+    tokio::time::timeout(Duration::from_secs(20), exchange(client, pattern(500_000, 9))).await.unwrap();
+    drop(stalled);
+    let near = road.near.clone();
+    until("all are over", || near.closed.lock().unwrap().len() == 5).await;
+    road.end().await;
+}

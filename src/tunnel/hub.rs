@@ -1,0 +1,348 @@
+//! One upstream in tunnel mode: its links, and the clients who come for them.
+//!
+//! A client goes to the link with the fewest streams whose session is up. While none is, clients wait outside all of
+//! them, and the first session that stands takes them.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+
+use super::slot::{Client, Place, Slot, order};
+use crate::config;
+use crate::link::resolve::Resolver;
+use crate::listener::Arrived;
+use crate::metrics::{EndpointMetrics, RefuseReason};
+use crate::net::descriptors::Descriptors;
+use crate::net::tls::ClientTls;
+use crate::session::hello::Token;
+use crate::status::{Event, Status, UpstreamStatus};
+
+/// What an upstream's files hold.
+#[derive(Default)]
+pub struct Credentials {
+    pub tls: ArcSwapOption<ClientTls>,
+    pub token: ArcSwapOption<Token>,
+}
+
+/// One upstream's links and clients, shared by its listeners, its links and its keeper.
+pub struct Hub {
+    pub name: String,
+    pub process: Arc<Status>,
+    pub status: Arc<UpstreamStatus>,
+    pub settings: watch::Sender<Arc<config::Upstream>>,
+    pub credentials: Credentials,
+    pub resolver: Resolver,
+    /// Wakes the keeper: something is to be timed, or a link is leaving.
+    pub keeper: Notify,
+    workers: Vec<Handle>,
+    turn: AtomicUsize,
+    next_link: AtomicU64,
+    slots: ArcSwap<Vec<Arc<Slot>>>,
+    waiting: Mutex<Waiting>,
+    clients: AtomicUsize,
+    alive: Mutex<HashMap<String, usize>>,
+    endpoint_metrics: ArcSwap<Vec<(String, EndpointMetrics)>>,
+    last_trouble: ArcSwap<String>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    clients: VecDeque<Client>,
+    closed: bool,
+}
+
+/// Keeps the upstream and an endpoint up while it exists.
+pub struct Alive {
+    hub: Arc<Hub>,
+    endpoint: String,
+}
+
+impl Hub {
+    pub fn new(
+        settings: &Arc<config::Upstream>,
+        process: &Arc<Status>,
+        resolver: &Resolver,
+        workers: &[Handle],
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            name: settings.name.clone(),
+            process: process.clone(),
+            status: process.add_upstream(settings),
+            settings: watch::Sender::new(settings.clone()),
+            credentials: Credentials::default(),
+            resolver: resolver.clone(),
+            keeper: Notify::new(),
+            workers: workers.to_vec(),
+            turn: AtomicUsize::new(fastrand::usize(..workers.len().max(1))),
+            next_link: AtomicU64::new(1),
+            slots: ArcSwap::default(),
+            waiting: Mutex::default(),
+            clients: AtomicUsize::new(0),
+            alive: Mutex::default(),
+            endpoint_metrics: ArcSwap::from_pointee(endpoint_metrics(process, settings)),
+            last_trouble: ArcSwap::from_pointee("not connected yet".to_owned()),
+        })
+    }
+
+    pub fn current(&self) -> Arc<config::Upstream> {
+        self.settings.borrow().clone()
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // ---- links ----
+
+    /// A new place in the pool, on the next runtime in turn.
+    pub fn add_slot(&self) -> (Arc<Slot>, &Handle) {
+        let worker = self.turn.fetch_add(1, Ordering::Relaxed) % self.workers.len();
+        let slot = Slot::new(self.next_link.fetch_add(1, Ordering::Relaxed), worker);
+        self.slots.rcu(|slots| slots.iter().cloned().chain([slot.clone()]).collect::<Vec<_>>());
+        (slot, &self.workers[worker])
+    }
+
+    /// The next runtime in turn.
+    pub fn worker(&self) -> &Handle {
+        &self.workers[self.turn.fetch_add(1, Ordering::Relaxed) % self.workers.len()]
+    }
+
+    pub fn remove_slot(&self, id: u64) {
+        self.slots.rcu(|slots| slots.iter().filter(|slot| slot.id != id).cloned().collect::<Vec<_>>());
+    }
+
+    pub fn slots(&self) -> Arc<Vec<Arc<Slot>>> {
+        self.slots.load_full()
+    }
+
+    /// Tells every link the same.
+    pub fn tell_all(&self, order: u8) {
+        self.slots.load().iter().for_each(|slot| slot.tell(order));
+    }
+
+    /// The worker of its link, if there is just one: a client accepted there costs no wake-up of another core.
+    pub fn preferred_worker(&self) -> Option<usize> {
+        match &self.slots.load()[..] {
+            [slot] => Some(slot.worker),
+            _ => None,
+        }
+    }
+
+    /// Streams of all links.
+    pub fn streams(&self) -> usize {
+        self.slots.load().iter().map(|slot| slot.streams.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Whether the upstream is up.
+    pub fn is_up(&self) -> bool {
+        self.status.metrics.up.get() == 1
+    }
+
+    /// A link has a proven connection to `endpoint`, until the result is dropped.
+    pub fn stay_alive(self: &Arc<Self>, endpoint: &str) -> Alive {
+        let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = alive.values().sum::<usize>() == 0;
+        *alive.entry(endpoint.to_owned()).or_default() += 1;
+        self.with_endpoint(endpoint, |metrics| metrics.up.set(1));
+        if first {
+            let down = self.status.set_alive(true, "");
+            tracing::info!(upstream = self.name, ?down, "upstream up");
+        }
+        Alive { hub: self.clone(), endpoint: endpoint.to_owned() }
+    }
+
+    /// Remembers why a link was lost or could not be had.
+    pub fn trouble(&self, why: String) {
+        self.last_trouble.store(Arc::new(why));
+    }
+
+    /// The endpoint's series, if it is (still) in the configuration.
+    pub fn with_endpoint(&self, endpoint: &str, act: impl FnOnce(&EndpointMetrics)) {
+        if let Some((_, metrics)) = self.endpoint_metrics.load().iter().find(|(name, _)| name == endpoint) {
+            act(metrics);
+        }
+    }
+
+    pub fn record(&self, event: Event) {
+        self.status.record(event);
+    }
+
+    /// An event of the upstream itself.
+    pub fn note(&self, kind: &'static str, text: String) {
+        let at = SystemTime::now();
+        self.record(Event { at, kind, link: None, endpoint: None, reason: None, text });
+    }
+
+    /// Takes new settings; what depends on them follows by itself. Series of endpoints that went, go.
+    pub fn apply(&self, settings: &Arc<config::Upstream>) {
+        let old = self.current();
+        {
+            let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+            self.endpoint_metrics.store(Arc::new(endpoint_metrics(&self.process, settings)));
+            for gone in old.endpoints.iter().filter(|old| !settings.endpoints.iter().any(|new| new.name == old.name)) {
+                self.process.metrics.remove_endpoint(&self.name, &gone.name);
+            }
+            for endpoint in alive.iter().filter(|(_, links)| **links > 0).map(|(endpoint, _)| endpoint) {
+                self.with_endpoint(endpoint, |metrics| metrics.up.set(1));
+            }
+        }
+        self.status.settings.store(settings.clone());
+        self.status.metrics.configure(settings);
+        self.settings.send_replace(settings.clone());
+    }
+
+    // ---- clients ----
+
+    /// A client of `service` was accepted: hands it to a link, lets it wait, or refuses it.
+    pub fn arrive(self: &Arc<Self>, arrived: Arrived, service: Arc<str>, hops: u8) {
+        let Arrived { socket, peer, local } = arrived;
+        let metrics = &self.status.metrics;
+        metrics.connections_total.inc();
+        let limits = &self.current().limits;
+        let clients = self.clients.fetch_add(1, Ordering::AcqRel);
+        let descriptor = Descriptors::shared().try_take(1);
+        let Some(descriptor) = descriptor.filter(|_| clients < limits.connections) else {
+            self.left();
+            metrics.refuse(RefuseReason::Limit);
+            tracing::debug!(upstream = self.name, clients, "client refused: at the limit");
+            return socket.refuse();
+        };
+        let place = Place { hub: self.clone(), descriptor };
+        self.queue_up(Client { socket, accepted: Instant::now(), service, peer, local, hops, place }, false);
+    }
+
+    /// A client whose link turned out to be down comes first again.
+    pub fn come_again(&self, client: Client) {
+        self.queue_up(client, true);
+    }
+
+    fn queue_up(&self, client: Client, first: bool) {
+        let limits = &self.current().limits;
+        let mut waiting = self.waiting();
+        // With the list locked: a link that comes up now takes from the list whoever did not see it yet.
+        if let Some(slot) = self.best() {
+            drop(waiting);
+            return slot.give(client);
+        }
+        let refused = if waiting.closed || limits.wait.is_zero() {
+            Some(RefuseReason::LinkDown)
+        } else if waiting.clients.len() >= limits.waiting {
+            Some(RefuseReason::Limit)
+        } else {
+            None
+        };
+        if let Some(reason) = refused {
+            drop(waiting);
+            self.status.metrics.refuse(reason);
+            return client.socket.refuse();
+        }
+        if first {
+            waiting.clients.push_front(client)
+        } else {
+            waiting.clients.push_back(client)
+        }
+        self.status.metrics.waiting.set(waiting.clients.len() as i64);
+        drop(waiting);
+        self.keeper.notify_one();
+    }
+
+    /// The open link with the fewest streams.
+    fn best(&self) -> Option<Arc<Slot>> {
+        let slots = self.slots.load();
+        slots.iter().filter(|slot| slot.is_open()).min_by_key(|slot| slot.streams.load(Ordering::Relaxed)).cloned()
+    }
+
+    /// A link's session stands: it takes those who wait, and whoever comes from now on.
+    pub fn opened(&self, slot: &Slot) {
+        let mut waiting = self.waiting();
+        slot.open.store(true, Ordering::Release);
+        let clients = std::mem::take(&mut waiting.clients);
+        self.status.metrics.waiting.set(0);
+        drop(waiting);
+        clients.into_iter().for_each(|client| slot.give(client));
+    }
+
+    /// Refuses the clients who have waited for `limits.wait`; says when the next one will have.
+    pub fn expire(&self, now: Instant) -> Option<Instant> {
+        let wait = self.current().limits.wait;
+        loop {
+            let mut waiting = self.waiting();
+            let front = waiting.clients.front()?.accepted + wait;
+            if front > now {
+                return Some(front);
+            }
+            let client = waiting.clients.pop_front();
+            self.status.metrics.waiting.set(waiting.clients.len() as i64);
+            drop(waiting);
+            if let Some(client) = client {
+                self.status.metrics.refuse(RefuseReason::LinkDown);
+                tracing::debug!(upstream = self.name, waited = ?wait, "client refused: no link");
+                client.socket.refuse();
+            }
+        }
+    }
+
+    /// The upstream goes: nobody waits any more, nobody is let in.
+    pub fn close(&self) {
+        let clients = {
+            let mut waiting = self.waiting();
+            waiting.closed = true;
+            std::mem::take(&mut waiting.clients)
+        };
+        self.status.metrics.waiting.set(0);
+        for client in clients {
+            self.status.metrics.refuse(RefuseReason::LinkDown);
+            client.socket.refuse();
+        }
+    }
+
+    /// Clients accepted and not yet gone.
+    pub fn clients(&self) -> usize {
+        self.clients.load(Ordering::Acquire)
+    }
+
+    /// A client is gone.
+    pub fn left(&self) {
+        self.clients.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Cuts every wait for a redial short.
+    pub fn retry(&self) {
+        self.tell_all(order::RETRY);
+    }
+
+    /// For so long no link is read or written, as if the cables were out.
+    pub fn cut_silently(&self, time: Duration) {
+        self.slots.load().iter().for_each(|slot| slot.cut_silently(time));
+    }
+}
+
+fn endpoint_metrics(process: &Status, settings: &config::Upstream) -> Vec<(String, EndpointMetrics)> {
+    let metrics = |name: &str| process.metrics.endpoint(&settings.name, name);
+    settings.endpoints.iter().map(|endpoint| (endpoint.name.clone(), metrics(&endpoint.name))).collect()
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        let hub = &self.hub;
+        let mut alive = hub.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        let links = alive.get_mut(&self.endpoint).map_or(0, |links| {
+            *links = links.saturating_sub(1);
+            *links
+        });
+        if links == 0 {
+            alive.remove(&self.endpoint);
+            hub.with_endpoint(&self.endpoint, |metrics| metrics.up.set(0));
+        }
+        if alive.is_empty() {
+            let reason = hub.last_trouble.load();
+            hub.status.set_alive(false, &reason);
+            tracing::warn!(upstream = hub.name, "upstream down: {reason}");
+        }
+    }
+}

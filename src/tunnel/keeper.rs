@@ -1,0 +1,131 @@
+//! The task that keeps an upstream's links: as many as `pool.size` asks for, each with an owner that notices its end.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::hub::Hub;
+use super::link::LinkTask;
+use super::slot::{Slot, order};
+use crate::config;
+use crate::link::sleep_until_or_never;
+
+/// What is cut at the end of a drain is gone after this.
+const CUT_WITHIN: Duration = Duration::from_secs(5);
+/// Panics further apart than this are not one trouble.
+const CALM: Duration = Duration::from_secs(60);
+
+/// See the module.
+pub struct Keeper {
+    hub: Arc<Hub>,
+    settings: watch::Receiver<Arc<config::Upstream>>,
+    drain: watch::Receiver<Duration>,
+    links: JoinSet<()>,
+    slots: HashMap<Id, Arc<Slot>>,
+    panics: u32,
+    last_panic: Option<Instant>,
+}
+
+impl Keeper {
+    /// `drain`: how long streams may stay once the upstream, or their link, is to go.
+    pub fn new(hub: Arc<Hub>, drain: watch::Receiver<Duration>) -> Self {
+        let settings = hub.settings.subscribe();
+        Self { hub, settings, drain, links: JoinSet::new(), slots: HashMap::new(), panics: 0, last_panic: None }
+    }
+
+    /// Runs until the upstream is removed.
+    pub async fn run(mut self, stop: CancellationToken) {
+        self.fill();
+        loop {
+            let expiry = self.hub.expire(Instant::now());
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                changed = self.settings.changed() => match changed {
+                    Ok(()) => self.fill(),
+                    Err(_) => break,
+                },
+                Some(ended) = self.links.join_next_with_id() => {
+                    match ended {
+                        Ok((id, ())) => drop(self.ended(id)),
+                        Err(error) => self.panicked(&error),
+                    }
+                    self.fill();
+                }
+                () = self.hub.keeper.notified() => self.fill(),
+                () = sleep_until_or_never(expiry) => {}
+            }
+        }
+        self.leave().await;
+    }
+
+    /// As many links as `pool.size` asks for; those that are leaving do not count.
+    fn fill(&mut self) {
+        let wanted = self.settings.borrow_and_update().pool.size;
+        let mut staying: Vec<_> = self.slots.values().filter(|slot| !slot.leaving.load(Ordering::Acquire)).collect();
+        if staying.len() > wanted {
+            // Those with the fewest streams go.
+            staying.sort_by_key(|slot| std::cmp::Reverse(slot.streams.load(Ordering::Relaxed)));
+            for slot in staying.into_iter().skip(wanted) {
+                slot.leaving.store(true, Ordering::Release);
+                slot.tell(order::DRAIN);
+            }
+            return;
+        }
+        for _ in staying.len()..wanted {
+            self.add(0);
+        }
+    }
+
+    fn add(&mut self, failed: u32) {
+        let hub = self.hub.clone();
+        let (slot, handle) = hub.add_slot();
+        let link = LinkTask::new(&hub, &slot, self.drain.clone(), failed);
+        let id = self.links.spawn_on(link.run(), handle).id();
+        self.slots.insert(id, slot);
+    }
+
+    fn ended(&mut self, id: Id) -> Option<Arc<Slot>> {
+        let slot = self.slots.remove(&id)?;
+        self.hub.remove_slot(slot.id);
+        // Whoever came to it in its last moment.
+        for client in slot.take_clients() {
+            self.hub.come_again(client);
+        }
+        Some(slot)
+    }
+
+    /// A link's task panicked: the hook has counted and told it. Another takes its place, under backoff.
+    fn panicked(&mut self, error: &JoinError) {
+        let Some(slot) = self.ended(error.id()) else { return };
+        self.hub.status.remove_link(slot.id);
+        if slot.leaving.load(Ordering::Acquire) {
+            return;
+        }
+        let now = Instant::now();
+        let calm = self.last_panic.replace(now).is_none_or(|last| now - last > CALM);
+        self.panics = if calm { 1 } else { self.panics.saturating_add(1) };
+        self.hub.note("panicked", "the link's task panicked and is started again".to_owned());
+        self.add(self.panics);
+    }
+
+    /// The upstream is removed: streams may stay for the drain time, the series go last.
+    async fn leave(mut self) {
+        self.hub.close();
+        for slot in self.slots.values() {
+            slot.leaving.store(true, Ordering::Release);
+            slot.tell(order::DRAIN);
+        }
+        let limit = *self.drain.borrow() + CUT_WITHIN;
+        let gone = async { while self.links.join_next().await.is_some() {} };
+        if tokio::time::timeout(limit, gone).await.is_err() {
+            tracing::warn!(upstream = self.hub.name, "links did not end within the drain and are given up");
+        }
+        self.hub.process.remove_upstream(&self.hub.status);
+    }
+}

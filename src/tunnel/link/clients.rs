@@ -1,0 +1,44 @@
+//! Clients who come to a link.
+
+use super::LinkTask;
+use crate::tunnel::driver::Local;
+use crate::tunnel::slot::Client;
+
+impl LinkTask {
+    /// Takes in who has come; sends on whom this link cannot carry.
+    pub(super) fn take_clients(&mut self) {
+        let before = self.driver.streams();
+        for client in self.slot.take_clients() {
+            if self.driver.has_wire() && self.driver.can_open() {
+                self.carry(client);
+            } else {
+                self.slot.one_less();
+                self.hub.come_again(client);
+            }
+        }
+        if before == 0 && self.driver.streams() > 0 {
+            self.step(crate::tunnel::claims::Input::Tick);
+        }
+    }
+
+    fn carry(&mut self, client: Client) {
+        let Client { socket, accepted, service, peer, local, hops, place } = client;
+        let stream = match socket.into_stream() {
+            Ok(stream) => stream,
+            Err(error) => {
+                self.slot.one_less();
+                tracing::warn!(upstream = self.hub.name, %error, "client lost: its socket cannot be registered");
+                return;
+            }
+        };
+        let metrics = &self.hub.status.metrics;
+        let local_side = Local { stream, guard: Box::new(place) };
+        if self.driver.open(&service, peer, local, hops, local_side).is_err() {
+            // It was asked a moment ago; the socket closes.
+            self.slot.one_less();
+            return;
+        }
+        metrics.wait.observe(accepted.elapsed().as_secs_f64());
+        metrics.connections.inc();
+    }
+}

@@ -1,0 +1,123 @@
+//! Where one link can be reached by others: what it is to carry, and what it is told.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::hub::Hub;
+use crate::listener::client::Socket;
+use crate::net::descriptors::Held;
+
+/// Orders to a link, as bits.
+pub mod order {
+    /// Cut the wait short.
+    pub const RETRY: u8 = 1;
+    /// Take the session to a new connection: files that dials depend on have changed.
+    pub const MOVE: u8 = 2;
+    /// No new streams; end with the last one, or when told to cut.
+    pub const DRAIN: u8 = 4;
+    /// Reset every stream.
+    pub const CUT: u8 = 8;
+    /// End at once.
+    pub const STOP: u8 = 16;
+}
+
+/// A local client that no link carries yet.
+pub struct Client {
+    pub socket: Socket,
+    pub accepted: Instant,
+    /// The service's name at the gateway.
+    pub service: Arc<str>,
+    /// The client's address and the one it came to, where known.
+    pub peer: Option<SocketAddr>,
+    pub local: Option<SocketAddr>,
+    /// Gateways passed before this one.
+    pub hops: u8,
+    pub place: Place,
+}
+
+/// One of `limits.connections`, and a descriptor.
+pub struct Place {
+    pub hub: Arc<Hub>,
+    pub descriptor: Held,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.hub.left();
+    }
+}
+
+/// One place in the pool.
+pub struct Slot {
+    pub id: u64,
+    pub worker: usize,
+    pub wake: Notify,
+    /// Its session takes new streams.
+    pub open: AtomicBool,
+    /// It will end; another has its place in the pool.
+    pub leaving: AtomicBool,
+    /// Streams it carries, clients on their way to it included.
+    pub streams: AtomicUsize,
+    clients: Mutex<Vec<Client>>,
+    orders: AtomicU8,
+    blackhole: Mutex<Option<Duration>>,
+}
+
+impl Slot {
+    pub fn new(id: u64, worker: usize) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            worker,
+            wake: Notify::new(),
+            open: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
+            streams: AtomicUsize::new(0),
+            clients: Mutex::default(),
+            orders: AtomicU8::new(0),
+            blackhole: Mutex::default(),
+        })
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire) && !self.leaving.load(Ordering::Acquire)
+    }
+
+    /// Brings a client.
+    pub fn give(&self, client: Client) {
+        self.streams.fetch_add(1, Ordering::AcqRel);
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner).push(client);
+        self.wake.notify_one();
+    }
+
+    pub fn take_clients(&self) -> Vec<Client> {
+        std::mem::take(&mut *self.clients.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A stream, or a client on its way, is gone.
+    pub fn one_less(&self) {
+        self.streams.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    pub fn tell(&self, order: u8) {
+        self.orders.fetch_or(order, Ordering::AcqRel);
+        self.wake.notify_one();
+    }
+
+    pub fn take_orders(&self) -> u8 {
+        self.orders.swap(0, Ordering::AcqRel)
+    }
+
+    /// For so long the link is neither read nor written, as if its cable were out.
+    pub fn cut_silently(&self, time: Duration) {
+        *self.blackhole.lock().unwrap_or_else(PoisonError::into_inner) = Some(time);
+        self.wake.notify_one();
+    }
+
+    pub fn take_blackhole(&self) -> Option<Duration> {
+        self.blackhole.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}

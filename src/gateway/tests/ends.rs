@@ -134,6 +134,28 @@ async fn fault_05_a_drain_refuses_what_is_new_resumes_what_is_not_and_ends_with_
 }
 
 #[tokio::test]
+async fn fault_05_the_last_bytes_of_a_stream_outlive_the_connection_they_were_lost_with() {
+    let mut stage = Stage::set().await;
+    let (mut dialer, stream, mut service) = with_stream(&mut stage, |_| {}).await;
+    stage.gateway.drain();
+    dialer.session.finish(stream);
+    dialer.until("its end is said", |it| !it.session.has_words() && it.session.unsent() == 0).await;
+    assert_eq!(service.read(&mut [0; 16]).await.expect("the end"), 0);
+    // From here on the dialer reads nothing.
+    service.write_all(b"the last words").await.expect("taken");
+    service.shutdown().await.expect("ended");
+    let shown = stage.shown().sessions()[0].clone();
+    eventually("the stream is over at the gateway", || shown.figures.view().streams == 0).await;
+    assert_eq!(stage.gateway.clients().open, 1, "and yet waited for");
+    dialer.cut();
+    dialer.connect().await.expect("the session is still there");
+    dialer.until("the last words", |it| it.seen(stream).fin).await;
+    assert_eq!(dialer.seen(stream).got, b"the last words");
+    let sessions = stage.gateway.shared.sessions.clone();
+    dialer.until("now it ends", |_| sessions.all().is_empty()).await;
+}
+
+#[tokio::test]
 async fn what_is_left_at_the_end_of_a_drain_is_reset_and_counted() {
     let mut stage = Stage::set().await;
     let (mut dialer, stream, mut service) = with_stream(&mut stage, |_| {}).await;

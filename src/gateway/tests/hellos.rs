@@ -172,7 +172,7 @@ async fn fault_18_silent_peers_do_not_keep_an_honest_dialer_out() {
         assert!(begun.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert!(begun.elapsed() < WITHIN, "not only when the deadline freed the places: {:?}", begun.elapsed());
+    assert_eq!(stage.refused(Refusal::Timeout), 0, "not only when the deadline has freed places");
     let stream = honest.open("echo", b"hello");
     honest.until("the echo", |it| it.seen(stream).got == b"hello").await;
     drop(silent);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::link::resolve::Sources;
 use crate::net::proxy_protocol::{self, Parsed};
-use crate::session::{RefusalCode, ResetCode};
+use crate::session::{Opening, RefusalCode, ResetCode};
 use tokio::net::TcpStream;
 
 /// A server that hands out its connections.
@@ -176,21 +176,19 @@ async fn a_name_that_leads_to_link_local_addresses_only_is_not_followed() {
     std::fs::write(&hosts, "169.254.169.254 rebound\nfe80::1 rebound\n169.254.169.254 mixed\n127.0.0.1 mixed\n")
         .expect("written");
     let resolver = Resolver::new(Sources { resolv_conf, hosts, port: 53 });
-    let mut stage = Stage::set().await;
-    let port = stage.echo.port();
-    for name in ["rebound", "mixed"] {
-        let address = Address::Host { host: name.to_owned(), port };
-        stage.settings.services.insert(name.to_owned(), Service { address, ..service(stage.echo) });
-    }
-    stage.restart_with(&resolver);
-    let mut dialer = stage.dialer();
-    dialer.connect().await.expect("welcome");
-    let [rebound, mixed] = ["rebound", "mixed"].map(|name| dialer.open(name, b"x"));
-    dialer
-        .until("one is refused, the other goes to the address that may be", |it| {
-            it.seen(rebound).refused == Some(RefusalCode::Unreachable) && it.seen(mixed).got == b"x"
-        })
-        .await;
+    let echo = echo().await;
+    let reach = async |name: &str| {
+        let address = Address::Host { host: name.to_owned(), port: echo.port() };
+        let opening = Opening { window: 0, hops: 0, service: name.to_owned(), client: None, local: None };
+        let mut told = String::new();
+        let service = Service { address, ..service(echo) };
+        let reached = services::connect(service, &opening, &resolver, |why| told.push_str(why)).await;
+        (reached.map(|local| local.stream.is_plain()), told)
+    };
+    let (refused, why) = reach("rebound").await;
+    assert_eq!(refused, Err(RefusalCode::Unreachable));
+    assert!(why.contains("link-local addresses only"), "nobody was dialled: {why}");
+    assert_eq!(reach("mixed").await, (Ok(true), String::new()), "to the address that may be");
 }
 
 #[tokio::test]

@@ -20,9 +20,9 @@ mod services;
 mod session;
 mod sessions;
 mod terms;
-mod told;
 #[cfg(test)]
 mod tests;
+mod told;
 
 pub use files::Files;
 
@@ -41,8 +41,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config;
 use crate::lifecycle::Clients;
 use crate::link::resolve::Resolver;
-use crate::log;
 use crate::metrics::Metrics;
+use crate::session::Violation;
 use crate::session::hello::Secret;
 use crate::status::{GatewayStatus, Status};
 use crate::tunnel::driver::Budget;
@@ -69,6 +69,16 @@ pub(crate) enum Phase {
     Cut = 2,
 }
 
+/// Kinds of trouble with dialers that have proven themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Trouble {
+    /// A service that could not be reached, by its name in the configuration.
+    Service(String),
+    /// Names that are no service, or not for whoever asked.
+    NoService,
+    Violation(Violation),
+}
+
 /// What all its parts share.
 pub(crate) struct Shared {
     process: Arc<Status>,
@@ -89,8 +99,7 @@ pub(crate) struct Shared {
     /// What claims of sessions that are not here are held against.
     nobodys_secret: Secret,
     generator: SystemRandom,
-    /// Services that could not be reached, by name; names that nobody knows together.
-    troubles: Mutex<Told<Option<String>>>,
+    troubles: Mutex<Told<Trouble>>,
     drain: watch::Receiver<Duration>,
 }
 
@@ -282,12 +291,12 @@ impl Shared {
         random(&self.generator)
     }
 
-    /// A stream that came to nothing, told once a minute for each service. `service`: a name from the configuration.
-    fn trouble(&self, service: Option<&str>, why: &str, asked_for: &str) {
-        let tell = locked(&self.troubles).tell(service.map(str::to_owned), Instant::now());
-        if let Some(left_out) = tell {
-            let (service, why) = (log::escape(asked_for.as_bytes()), log::escape(why.as_bytes()));
-            tracing::warn!(service, left_out, "a stream was refused: {why}");
+    /// What a dialer can cause as often as it likes is told once a minute: then `tell` is called, with how many were left
+    /// out since.
+    fn trouble(&self, trouble: Trouble, tell: impl FnOnce(u64)) {
+        let left_out = locked(&self.troubles).tell(trouble, Instant::now());
+        if let Some(left_out) = left_out {
+            tell(left_out);
         }
     }
 

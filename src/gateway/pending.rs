@@ -40,8 +40,9 @@ impl Pending {
     /// that address's share, else of all.
     pub fn enter(&mut self, address: IpAddr, bounds: Bounds, now: Instant) -> Result<Entered, Full> {
         let address = network(address);
-        let had_time =
-            |number: &u64| self.all.get(number).is_some_and(|(_, since)| now.saturating_duration_since(*since) > SPARED);
+        let had_time = |number: &u64| {
+            self.all.get(number).is_some_and(|(_, since)| now.saturating_duration_since(*since) > SPARED)
+        };
         let of_address = self.by_address.get(&address);
         let oldest = if of_address.is_some_and(|of_address| of_address.len() >= bounds.of_address) {
             Some(of_address.and_then(BTreeSet::first))

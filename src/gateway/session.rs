@@ -29,7 +29,7 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use super::accept::Held;
 use super::sessions::Membership;
 use super::terms::Terms;
-use super::{Phase, Shared, admit, handshake, services};
+use super::{Phase, Shared, Trouble, admit, handshake, services};
 use crate::link::sleep_until_or_never;
 use crate::log;
 use crate::metrics::{CloseReason, LossReason, Refusal};
@@ -240,13 +240,27 @@ impl Live {
     fn open(&mut self, stream: u32, opening: Opening) {
         let settings = self.shared.settings();
         let Some(service) = services::find(&settings, &opening.service, self.membership.identity.as_ref()) else {
-            self.shared.trouble(None, "it is not among the services, or not for this dialer", &opening.service);
+            self.shared.trouble(Trouble::NoService, |left_out| {
+                let service = log::escape(opening.service.as_bytes());
+                let identity = self.membership.identity.as_ref().map(tracing::field::display);
+                tracing::warn!(
+                    service,
+                    identity,
+                    left_out,
+                    "a stream was refused: no such service, or not for this dialer"
+                );
+            });
             return self.driver.refuse(stream, RefusalCode::Service);
         };
         self.shared.came.fetch_add(1, Ordering::Relaxed);
         let (service, shared) = (service.clone(), self.shared.clone());
         let dial = self.dials.spawn(async move {
-            let tell = |why: &str| shared.trouble(Some(&opening.service), why, &opening.service);
+            let name = &opening.service;
+            let tell = |why: &str| {
+                shared.trouble(Trouble::Service(name.clone()), |left_out| {
+                    tracing::warn!(service = name, left_out, "a stream was refused: {}", log::printable(why));
+                });
+            };
             services::connect(service, &opening, &shared.resolver, tell).await
         });
         self.streams.insert(dial.id(), stream);
@@ -366,12 +380,15 @@ impl Live {
     }
 
     fn tell_violation(&self, violation: Violation) {
-        tracing::warn!(
-            session = ?self.membership.id,
-            identity = self.membership.identity.as_ref().map(tracing::field::display),
-            reason = violation.name(),
-            "a dialer broke the protocol, its session is over: {violation}"
-        );
+        self.shared.trouble(Trouble::Violation(violation), |left_out| {
+            tracing::warn!(
+                session = ?self.membership.id,
+                identity = self.membership.identity.as_ref().map(tracing::field::display),
+                reason = violation.name(),
+                left_out,
+                "a dialer broke the protocol, its session is over: {violation}"
+            );
+        });
     }
 
     /// The session is forgotten, and everything that belongs to it.

@@ -33,6 +33,7 @@ struct Stage {
     status: Arc<Status>,
     files: tempfile::TempDir,
     drain: watch::Sender<Duration>,
+    workers: Vec<Handle>,
 }
 
 impl Stage {
@@ -51,13 +52,14 @@ impl Stage {
         change(&mut settings);
         let status = example::status();
         let drain = watch::Sender::new(Duration::from_secs(30));
-        let (gateway, address) = started(&settings, &status, &Resolver::default(), &drain);
-        Self { gateway, address, echo, settings, status, files, drain }
+        let workers = vec![Handle::current()];
+        let (gateway, address) = started(&settings, &status, &Resolver::default(), &drain, &workers);
+        Self { gateway, address, echo, settings, status, files, drain, workers }
     }
 
     /// Another gateway in its place, by the settings as they stand.
     fn restart_with(&mut self, resolver: &Resolver) {
-        (self.gateway, self.address) = started(&self.settings, &self.status, resolver, &self.drain);
+        (self.gateway, self.address) = started(&self.settings, &self.status, resolver, &self.drain, &self.workers);
     }
 
     fn change(&mut self, change: impl FnOnce(&mut config::Gateway)) {
@@ -101,10 +103,10 @@ fn started(
     status: &Arc<Status>,
     resolver: &Resolver,
     drain: &watch::Sender<Duration>,
+    workers: &[Handle],
 ) -> (Gateway, SocketAddr) {
     let (files, settings) = (Files::read(settings).expect("fit"), Arc::new(settings.clone()));
-    let workers = [Handle::current()];
-    let gateway = Gateway::start(&settings, files, status, resolver, &workers, drain.subscribe()).expect("random bytes");
+    let gateway = Gateway::start(&settings, files, status, resolver, workers, drain.subscribe()).expect("random bytes");
     let listener = crate::net::socket::bind_listener(([127, 0, 0, 1], 0).into()).expect("a port");
     let address = listener.local_addr().expect("bound");
     gateway.serve(vec![listener]);

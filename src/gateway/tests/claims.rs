@@ -22,7 +22,11 @@ async fn a_new_session_reaches_a_service_and_hears_its_echo() {
     dialer.connect().await.expect("welcome");
     let welcome = dialer.welcome.clone().expect("welcome");
     assert_eq!((welcome.received, welcome.streams, welcome.advertise), (0, 1024, None));
-    assert_eq!((welcome.resume, welcome.beats), (stage.settings.resume, dialer.beats), "none of its own, so the dialer's");
+    assert_eq!(
+        (welcome.resume, welcome.beats),
+        (stage.settings.resume, dialer.beats),
+        "none of its own, so the dialer's"
+    );
     let [one, other] = [dialer.open("echo", b"one"), dialer.open("echo", b"other")];
     dialer.until("both echoes", |it| it.seen(one).got == b"one" && it.seen(other).got == b"other").await;
     eventually("both streams are shown", || stage.gateway.clients() == Clients { open: 2, came: 2 }).await;
@@ -55,6 +59,31 @@ async fn fault_07_resets_in_the_middle_lose_no_byte_and_double_none() {
     let shown = stage.shown().sessions();
     let view = shown[0].figures.view();
     assert_eq!((view.resumes, view.epoch), (5, 6));
+}
+
+#[tokio::test]
+async fn a_connection_is_brought_to_the_thread_that_has_its_session() {
+    let status = example::status();
+    let workers = crate::workers::Workers::start(crate::workers::Layout::Separate(3), &status).expect("threads");
+    let mut stage = Stage::set().await;
+    stage.workers = workers.handles().to_vec();
+    stage.restart_with(&Resolver::default());
+    let mut dialers = [stage.dialer(), stage.dialer()];
+    for dialer in &mut dialers {
+        dialer.connect().await.expect("welcome");
+        let stream = dialer.open("echo", b"x");
+        // Each comes to the next thread in turn.
+        for n in 1..=7 {
+            dialer.until("an echo", |it| it.seen(stream).got.len() == n).await;
+            if n % 2 == 0 {
+                dialer.cut();
+            }
+            dialer.connect().await.expect("welcome back");
+            dialer.send(stream, b"x");
+        }
+    }
+    drop((dialers, stage));
+    workers.stop();
 }
 
 #[tokio::test]

@@ -29,7 +29,11 @@ async fn with_stream(stage: &mut Stage, change: impl FnOnce(&mut Dialer)) -> (Di
 
 async fn is_reset(service: &mut TcpStream) {
     let end = tokio::time::timeout(PATIENCE, service.read(&mut [0; 16])).await.expect("it ends");
-    assert_eq!(end.map_err(|error| error.kind()), Err(std::io::ErrorKind::ConnectionReset), "an end would pass for whole");
+    assert_eq!(
+        end.map_err(|error| error.kind()),
+        Err(std::io::ErrorKind::ConnectionReset),
+        "an end would pass for whole"
+    );
 }
 
 #[tokio::test]

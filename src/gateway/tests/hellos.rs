@@ -164,10 +164,7 @@ async fn fault_18_silent_peers_do_not_keep_an_honest_dialer_out() {
         silent.push(dialer.tcp().await);
     }
     let pending = || stage.gateway.shared.status.metrics.pending.get();
-    eventually("as many as may be are pending", || {
-        pending() == 256 && stage.refused(Refusal::Pending) >= 44
-    })
-    .await;
+    eventually("as many as may be are pending", || pending() == 256 && stage.refused(Refusal::Pending) >= 44).await;
     // The oldest have had their second before an honest dialer's try is over.
     let begun = Instant::now();
     let mut honest = stage.dialer();

@@ -1,8 +1,9 @@
 //! Streams and the services they reach.
 
 use super::*;
+use crate::link::resolve::Sources;
 use crate::net::proxy_protocol::{self, Parsed};
-use crate::session::RefusalCode;
+use crate::session::{RefusalCode, ResetCode};
 use tokio::net::TcpStream;
 
 /// A server that hands out its connections.
@@ -25,7 +26,7 @@ async fn a_service_is_known_by_its_name_and_by_nothing_else() {
         let stream = dialer.open(name, b"x");
         dialer.until(name, |it| it.seen(stream).refused == Some(RefusalCode::Service)).await;
     }
-    assert_eq!(stage.gateway.clients(), Clients { open: 0, came: 0 });
+    assert_eq!(stage.gateway.clients().came, 0, "nobody was dialled");
     let stream = dialer.open("echo", b"x");
     dialer.until("the session goes on", |it| it.seen(stream).got == b"x").await;
 }
@@ -133,20 +134,24 @@ async fn a_service_is_told_who_the_client_is_before_its_first_byte() {
     assert!(dialer.seen(stream).refused.is_none());
 }
 
-#[tokio::test]
-async fn an_open_that_is_taken_back_gives_its_dial_up() {
-    // A host whose SYNs nobody answers would do; a name that no nameserver answers is the same to the stream.
+/// With a service `slow` whose dial takes its full time: no nameserver answers. (A host whose SYNs nobody answers would be
+/// the same to a stream.)
+async fn with_slow_service(change: impl FnOnce(&mut config::Gateway)) -> (Stage, tokio::net::UdpSocket) {
     let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a port");
-    let files = tempfile::tempdir().expect("a directory");
-    let (resolv_conf, hosts) = (files.path().join("resolv.conf"), files.path().join("hosts"));
+    let mut stage = Stage::set_with(change).await;
+    let (resolv_conf, hosts) = (stage.files.path().join("resolv.conf"), stage.files.path().join("hosts"));
     std::fs::write(&resolv_conf, "nameserver 127.0.0.1\n").expect("written");
     std::fs::write(&hosts, "").expect("written");
     let port = silent.local_addr().expect("bound").port();
-    let resolver = Resolver::new(crate::link::resolve::Sources { resolv_conf, hosts, port });
-    let mut stage = Stage::set().await;
     let address = Address::Host { host: "service.internal".to_owned(), port: 80 };
     stage.settings.services.insert("slow".to_owned(), Service { address, ..service(stage.echo) });
-    stage.restart_with(&resolver);
+    stage.restart_with(&Resolver::new(Sources { resolv_conf, hosts, port }));
+    (stage, silent)
+}
+
+#[tokio::test]
+async fn an_open_that_is_taken_back_gives_its_dial_up() {
+    let (stage, silent) = with_slow_service(|_| {}).await;
     let mut dialer = stage.dialer();
     dialer.connect().await.expect("welcome");
     let stream = dialer.open("slow", b"x");
@@ -155,9 +160,8 @@ async fn an_open_that_is_taken_back_gives_its_dial_up() {
         question = silent.recv(&mut asked) => drop(question.expect("asked")),
         () = dialer.until("never", |_| false) => unreachable!(),
     }
-    let open = stage.gateway.shared.sessions.open();
-    assert_eq!(open, 1, "its place is taken while the dial lasts");
-    dialer.session.reset(stream, crate::session::ResetCode::Reset);
+    assert_eq!(stage.gateway.clients().open, 1, "its place is taken while the dial lasts");
+    dialer.session.reset(stream, ResetCode::Reset);
     let begun = Instant::now();
     let gateway = &stage.gateway;
     dialer.until("its place is free", |_| gateway.shared.sessions.open() == 0).await;
@@ -171,7 +175,7 @@ async fn a_name_that_leads_to_link_local_addresses_only_is_not_followed() {
     std::fs::write(&resolv_conf, "").expect("written");
     std::fs::write(&hosts, "169.254.169.254 rebound\nfe80::1 rebound\n169.254.169.254 mixed\n127.0.0.1 mixed\n")
         .expect("written");
-    let resolver = Resolver::new(crate::link::resolve::Sources { resolv_conf, hosts, port: 53 });
+    let resolver = Resolver::new(Sources { resolv_conf, hosts, port: 53 });
     let mut stage = Stage::set().await;
     let port = stage.echo.port();
     for name in ["rebound", "mixed"] {
@@ -187,4 +191,50 @@ async fn a_name_that_leads_to_link_local_addresses_only_is_not_followed() {
             it.seen(rebound).refused == Some(RefusalCode::Unreachable) && it.seen(mixed).got == b"x"
         })
         .await;
+}
+
+#[tokio::test]
+async fn fault_64_opens_and_resets_free_no_place_before_their_dials_are_over() {
+    let (stage, _silent) = with_slow_service(|settings| settings.limits.streams = 8).await;
+    let mut dialer = stage.dialer();
+    dialer.connect().await.expect("welcome");
+    let mut frames = Vec::new();
+    let opening =
+        crate::session::Opening { window: 16 * 1024, hops: 0, service: "slow".to_owned(), client: None, local: None };
+    let payload = opening.encode();
+    let header = |id: u32, length: usize, kind| [&id.to_le_bytes()[..], &[length as u8, 0, 0, kind]].concat();
+    for id in 1..=900 {
+        frames.extend(header(id, payload.len(), 1));
+        frames.extend(&payload);
+        frames.extend(header(id, 1, 7));
+        frames.push(1);
+    }
+    let connection = dialer.connection.as_mut().expect("connected");
+    connection.write_all(&frames).await.expect("sent");
+    let shared = stage.gateway.shared.clone();
+    let session = shared.sessions.all().pop().expect("one");
+    let mut most = 0;
+    eventually("all were read", || {
+        most = most.max(session.open.load(Ordering::Relaxed));
+        // Those past the bound were refused by the session itself.
+        stage.shown().sessions()[0].figures.view().unacknowledged >= 800 * 9
+    })
+    .await;
+    assert!(most <= 8, "{most} dials at once");
+    assert!(shared.came.load(Ordering::Relaxed) < 100, "each freed place took a dial to its end");
+    assert!(shared.budget.used() < 4 << 20);
+    dialer.cut();
+}
+
+#[tokio::test]
+async fn fault_64_pings_beyond_any_need_end_the_session_though_nobody_reads_the_answers() {
+    let stage = Stage::set().await;
+    let mut dialer = stage.dialer();
+    dialer.connect().await.expect("welcome");
+    let ping = [&[0, 0, 0, 0, 8, 0, 0, 8][..], &[1; 8]].concat();
+    let connection = dialer.connection.as_mut().expect("connected");
+    // The gateway hangs up in the middle of it.
+    let _ = connection.write_all(&ping.repeat(100_000)).await;
+    eventually("it is counted", || stage.violations("flood") == 1).await;
+    stage.is_empty().await;
 }

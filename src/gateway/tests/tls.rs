@@ -83,7 +83,10 @@ async fn a_certificate_says_who_somebody_is_and_what_for() {
     assert_eq!(secured.stage.shown().sessions()[0].identity.as_deref(), Some("sidecar-a"));
     // Over a new connection, with another certificate of the same name.
     dialer.cut();
-    secured.connect(&mut dialer, Some(&secured.issue("sidecar-a"))).await.expect("bound to the name, not the certificate");
+    secured
+        .connect(&mut dialer, Some(&secured.issue("sidecar-a")))
+        .await
+        .expect("bound to the name, not the certificate");
     dialer.send(mine, b"y");
     dialer.until("it goes on", |it| it.seen(mine).got == b"xy").await;
 }

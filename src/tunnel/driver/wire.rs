@@ -291,6 +291,10 @@ impl Driver {
     }
 
     pub(super) fn violated(&mut self, violation: Violation) {
+        if let Some(connection) = &self.connection {
+            // Whatever is still on its way is of no use, and who does not read must not hold the kernel's memory.
+            let _ = connection.wire.reset_on_close();
+        }
         self.drop_wire();
         self.observer.violation(violation);
         self.events.push_back(Event::Violation(violation));

@@ -828,6 +828,7 @@ impl<T> Session<T> {
     }
 
     /// What the connection should be given next; then [`sent`](Self::sent).
+    #[expect(clippy::should_implement_trait, reason = "what it lends ends with the next call: no iterator")]
     pub fn next(&mut self) -> &[u8] {
         self.out.next()
     }

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod direct;
+pub mod gateway;
 pub mod http;
 pub mod lifecycle;
 pub mod link;

@@ -8,7 +8,7 @@ mod far_end;
 mod sockets;
 mod upstreams;
 
-pub use far_end::{Files as GatewayFiles, Gateway};
+pub use far_end::Gateway;
 
 use std::sync::Arc;
 use std::time::Duration;

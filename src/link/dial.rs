@@ -159,19 +159,7 @@ pub async fn dial(target: &Endpoint, options: &DialOptions, resolver: &Resolver)
                 Ok(answer) => answer,
                 Err(source) => return Err(DialError::Resolve { endpoint: target.name.clone(), source }),
             };
-            let tried = match &answer.addresses[..] {
-                [one] => one.to_string(),
-                several => format!("{} addresses", several.len()),
-            };
-            let (address, (stream, connect_rtt)) = match timeout_at(deadline, race(answer.addresses)).await {
-                Ok(Ok(won)) => won,
-                Ok(Err((address, source))) => {
-                    let address = address.map_or(tried, |address| address.to_string());
-                    return Err(DialError::connecting(target, address, options.connect_timeout, source));
-                }
-                Err(_) => return Err(timed_out(target, options, tried, Stage::Connect)),
-            };
-            secured_tcp(target, options, deadline, stream, address, connect_rtt).await
+            dial_any(target, answer.addresses, options, deadline).await
         }
         Address::Unix(path) => {
             let address = path.display();
@@ -188,6 +176,28 @@ pub async fn dial(target: &Endpoint, options: &DialOptions, resolver: &Resolver)
             Ok(Dialled { stream, address: None, connect_rtt })
         }
     }
+}
+
+/// The same with a host's addresses at hand, all within `deadline`: they race, and the first to connect is taken.
+pub async fn dial_any(
+    target: &Endpoint,
+    addresses: Vec<SocketAddr>,
+    options: &DialOptions,
+    deadline: Instant,
+) -> Result<Dialled, DialError> {
+    let tried = match &addresses[..] {
+        [one] => one.to_string(),
+        several => format!("{} addresses", several.len()),
+    };
+    let (address, (stream, connect_rtt)) = match timeout_at(deadline, race(addresses)).await {
+        Ok(Ok(won)) => won,
+        Ok(Err((address, source))) => {
+            let address = address.map_or(tried, |address| address.to_string());
+            return Err(DialError::connecting(target, address, options.connect_timeout, source));
+        }
+        Err(_) => return Err(timed_out(target, options, tried, Stage::Connect)),
+    };
+    secured_tcp(target, options, deadline, stream, address, connect_rtt).await
 }
 
 /// A connect that has ended, one way or another.

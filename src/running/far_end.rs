@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::sockets::{self, Sockets};
 use crate::config;
+use crate::gateway::{self, Files};
 use crate::lifecycle::Clients;
 use crate::upstream::{Reread, Surroundings};
 
@@ -32,26 +33,46 @@ pub trait Gateway: Send + Sync {
     fn remove(&self);
 }
 
-/// What a gateway's files hold.
-#[derive(Default)]
-pub struct Files {}
-
-impl Files {
-    /// Reads and judges them. Errors: what is wrong with which file, in one line.
-    fn read(_settings: &config::Gateway) -> Result<Self, String> {
-        Ok(Self {})
+impl Gateway for gateway::Gateway {
+    fn serve(&self, listeners: Vec<TcpListener>) {
+        self.serve(listeners);
     }
 
-    /// Whether two settings name the same files, to be used in the same way.
-    fn are_the_same(one: &config::Gateway, other: &config::Gateway) -> bool {
-        one.tls == other.tls && one.token_file == other.token_file
+    fn apply(&self, settings: &Arc<config::Gateway>, files: Option<Files>) {
+        self.apply(settings, files);
+    }
+
+    fn reload_files(&self) -> Vec<Reread> {
+        self.reload_files().into_iter().map(|(what, fault)| Reread { what, fault }).collect()
+    }
+
+    fn clients(&self) -> Clients {
+        self.clients()
+    }
+
+    fn drain(&self) {
+        self.drain();
+    }
+
+    fn cut(&self) -> usize {
+        self.cut()
+    }
+
+    fn remove(&self) {
+        self.remove();
     }
 }
 
-/// Starts a gateway that does not accept yet. `None`: this build cannot be one; it is told.
-fn start(settings: &Arc<config::Gateway>, _files: Files, _around: Surroundings<'_>) -> Option<Arc<dyn Gateway>> {
-    tracing::error!(name = settings.name, "a gateway is not in this build: none runs");
-    None
+/// Starts a gateway that does not accept yet. `None`: it cannot be; it is told.
+fn start(settings: &Arc<config::Gateway>, files: Files, around: Surroundings<'_>) -> Option<Arc<dyn Gateway>> {
+    let Surroundings { status, resolver, workers, drain } = around;
+    match gateway::Gateway::start(settings, files, status, resolver, workers, drain) {
+        Ok(gateway) => Some(Arc::new(gateway)),
+        Err(error) => {
+            tracing::error!(name = settings.name, "the gateway cannot run: {error}");
+            None
+        }
+    }
 }
 
 /// The gateway, if there is one, and the sockets it accepts on.

@@ -477,7 +477,7 @@ impl<T> Session<T> {
     /// Whether the peer may go on from `received`: it was sent, and is still kept. An honest peer can ask for less than it
     /// has acknowledged only by a Hello that arrives after it was given up: that claim is to be refused, nothing else.
     pub fn can_resume(&self, received: u64) -> bool {
-        self.out.can_rewind(received)
+        self.out.keeps(received)
     }
 
     /// A new connection takes over; the peer has received everything before `received`. Returns how many bytes are sent

@@ -167,15 +167,15 @@ impl Outbound {
         Ok(())
     }
 
-    /// Everything from `offset` on is kept, and nothing before it was never sent.
-    pub fn can_rewind(&self, offset: u64) -> bool {
+    /// Whether everything from `offset` on can be sent again: it was sent, and is still kept.
+    pub fn keeps(&self, offset: u64) -> bool {
         (self.acked..=self.high).contains(&offset)
     }
 
     /// A new connection: the peer has everything before `offset` and gets the rest (again). Returns how many bytes are
     /// sent again. Errors: [`Violation::Resume`] if that was never sent, or is no longer kept; nothing has changed then.
     pub fn rewind(&mut self, offset: u64) -> Result<u64, Violation> {
-        if !self.can_rewind(offset) {
+        if !self.keeps(offset) {
             return Err(Violation::Resume);
         }
         let again = self.high - offset;

@@ -321,6 +321,11 @@ impl Driver {
         self.frozen
     }
 
+    /// Whether a connection may take over whose peer says it has received everything before `received`.
+    pub fn can_resume(&self, received: u64) -> bool {
+        self.session.can_resume(received)
+    }
+
     /// Gives the connection at hand up, without an event.
     pub fn drop_wire(&mut self) {
         self.connection = None;
@@ -396,6 +401,11 @@ impl Driver {
     /// Bytes the peer has not acknowledged.
     pub fn unacknowledged(&self) -> u64 {
         self.session.unacknowledged()
+    }
+
+    /// The peer owes an acknowledgement for more than beats.
+    pub fn is_owed(&self) -> bool {
+        self.session.is_owed()
     }
 
     /// Bytes received, over all connections.

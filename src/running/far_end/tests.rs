@@ -166,7 +166,12 @@ fn a_wildcard_takes_over_from_its_own_address_and_gives_it_back_if_the_change_do
 #[test]
 fn other_files_are_read_and_handed_over() {
     let mut stage = Stage::set();
-    let with_token = config::Gateway { token_file: Some("/run/token".into()), ..config::Gateway::clone(&at(&[])) };
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("token");
+    let with_token = config::Gateway { token_file: Some(path.clone()), ..config::Gateway::clone(&at(&[])) };
+    stage.change(Some(Arc::new(with_token.clone()))).expect_err("it is not there");
+    assert!(stage.fake.take_told().is_empty());
+    std::fs::write(&path, "a token of sixteen bytes, and more\n").expect("written");
     stage.change(Some(Arc::new(with_token))).expect("read");
     assert_eq!(stage.fake.take_told(), ["apply files"]);
 }

@@ -1,0 +1,320 @@
+//! The far end of tunnels: dialers come, prove who they are, and reach services by name over sessions that outlive their
+//! connections.
+//!
+//! ```text
+//! accept --> hall (pending, bounded) --TLS, Hello, credentials--> admit --new--> session (a task) --> services
+//!                                                                   `--claim--> the session's inbox, on its own thread
+//! ```
+//!
+//! What a stranger can cause is bounded before it has proven anything: connections in number and by address, each in time
+//! (5 s in all) and bytes (4 KiB), and one line of log a minute for each kind of trouble. Nothing a stranger does reaches a
+//! session, and nothing a dialer does reaches another's.
+
+mod accept;
+mod admit;
+mod files;
+mod handshake;
+mod pending;
+mod refusals;
+mod services;
+mod session;
+mod sessions;
+mod terms;
+#[cfg(test)]
+mod tests;
+mod told;
+
+pub use files::Files;
+
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, Guard};
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::config;
+use crate::lifecycle::Clients;
+use crate::link::resolve::Resolver;
+use crate::log;
+use crate::metrics::Metrics;
+use crate::session::hello::Secret;
+use crate::status::{GatewayStatus, Status};
+use crate::tunnel::driver::Budget;
+use crate::workers::restarted;
+use accept::Hall;
+use refusals::Refusals;
+use session::Order;
+use sessions::Sessions;
+use told::Told;
+
+/// Sessions that were cut are gone after this.
+const CUT_WITHIN: Duration = Duration::from_secs(2);
+/// When a dialer that hears of a drain may come again: within this, or as soon as the drain is over.
+const COME_BACK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+
+/// How far the gateway is on its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Phase {
+    Serving = 0,
+    /// No new session, no new stream; sessions may be resumed.
+    Draining = 1,
+    /// What is left is reset.
+    Cut = 2,
+}
+
+/// What all its parts share.
+pub(crate) struct Shared {
+    process: Arc<Status>,
+    status: Arc<GatewayStatus>,
+    files: ArcSwap<Files>,
+    sessions: Arc<Sessions>,
+    budget: Arc<Budget>,
+    hall: Hall,
+    refusals: Refusals,
+    resolver: Resolver,
+    workers: Vec<Handle>,
+    turn: AtomicU64,
+    phase: AtomicU8,
+    /// Streams opened since the start.
+    came: AtomicU64,
+    /// Random, of this start.
+    incarnation: [u8; 16],
+    /// What claims of sessions that are not here are held against.
+    nobodys_secret: Secret,
+    generator: SystemRandom,
+    /// Services that could not be reached, by name; names that nobody knows together.
+    troubles: Mutex<Told<Option<String>>>,
+    drain: watch::Receiver<Duration>,
+}
+
+/// The gateway of this process.
+pub struct Gateway {
+    shared: Arc<Shared>,
+    /// Ends the accept loops now running.
+    accepting: Mutex<CancellationToken>,
+    /// The last fault of the token's file that was told.
+    token_fault: Mutex<Option<String>>,
+}
+
+/// Files of one kind that looked different; why they cannot be used, if so.
+pub type Reread = (&'static str, Option<String>);
+
+impl Gateway {
+    /// A gateway that does not accept yet; it is shown in the status from here on.
+    /// Errors: the kernel gives no random bytes.
+    pub fn start(
+        settings: &Arc<config::Gateway>,
+        files: Files,
+        process: &Arc<Status>,
+        resolver: &Resolver,
+        workers: &[Handle],
+        drain: watch::Receiver<Duration>,
+    ) -> std::io::Result<Self> {
+        let generator = SystemRandom::new();
+        let (incarnation, nobodys_secret) = (random(&generator)?, Secret::new(random(&generator)?));
+        let status = process.add_gateway(settings);
+        let shared = Shared {
+            refusals: Refusals::new(status.metrics.clone()),
+            budget: Arc::new(Budget::new(settings.limits.memory)),
+            process: process.clone(),
+            status,
+            files: ArcSwap::from_pointee(files),
+            sessions: Arc::default(),
+            hall: Hall::default(),
+            resolver: resolver.clone(),
+            workers: workers.to_vec(),
+            turn: AtomicU64::new(0),
+            phase: AtomicU8::new(Phase::Serving as u8),
+            came: AtomicU64::new(0),
+            incarnation,
+            nobodys_secret,
+            generator,
+            troubles: Mutex::default(),
+            drain,
+        };
+        shared.show_certificates();
+        Ok(Self { shared: Arc::new(shared), accepting: Mutex::default(), token_fault: Mutex::default() })
+    }
+
+    /// Accepts on exactly these from now on. What waits in the queues of others is still served.
+    pub fn serve(&self, listeners: Vec<TcpListener>) {
+        let stop = CancellationToken::new();
+        std::mem::replace(&mut *locked(&self.accepting), stop.clone()).cancel();
+        for listener in listeners.into_iter().map(Arc::new) {
+            let (shared, stop) = (self.shared.clone(), stop.clone());
+            let task = move || accept::accept(shared.clone(), listener.clone(), stop.clone());
+            if let Some(worker) = self.shared.next_worker() {
+                worker.spawn(restarted(task));
+            }
+        }
+    }
+
+    /// Takes new settings, and what was read from files if other ones are named. Sessions stay and follow.
+    pub fn apply(&self, settings: &Arc<config::Gateway>, files: Option<Files>) {
+        let shared = &self.shared;
+        shared.status.settings.store(settings.clone());
+        shared.budget.set_limit(settings.limits.memory);
+        if let Some(files) = files {
+            shared.files.store(Arc::new(files));
+            shared.show_certificates();
+        }
+        shared.order_all(|| Order::Retune);
+    }
+
+    /// Reads the same files again, and says of each kind that looks different whether it is used from now on. Blocks on
+    /// the file system.
+    pub fn reload_files(&self) -> Vec<Reread> {
+        let (shared, mut reread) = (&self.shared, Vec::new());
+        let files = shared.files.load_full();
+        match files.tls.as_ref().map(|tls| tls.reload()) {
+            None | Some(Ok(false)) => {}
+            Some(Ok(true)) => {
+                shared.show_certificates();
+                reread.push(("TLS files", None));
+            }
+            Some(Err(fault)) => reread.push(("TLS files", Some(fault.to_string()))),
+        }
+        let fault = match files.reread_token(&shared.settings()) {
+            Ok(None) => None,
+            Ok(Some(token)) => {
+                shared.files.store(Arc::new(Files { token: Some(token), ..Files::clone(&files) }));
+                reread.push(("the token", None));
+                None
+            }
+            Err(fault) => Some(fault),
+        };
+        let mut told = locked(&self.token_fault);
+        if fault.is_some() && *told != fault {
+            reread.push(("the token", fault.clone()));
+        }
+        *told = fault;
+        reread
+    }
+
+    /// Streams, and sessions that still owe the last bytes of one.
+    pub fn clients(&self) -> Clients {
+        Clients { open: self.shared.sessions.open(), came: self.shared.came.load(Ordering::Relaxed) }
+    }
+
+    /// No new session and no new stream from now on; resumes are accepted, every dialer is told.
+    pub fn drain(&self) {
+        self.shared.status.draining.store(true, Ordering::Relaxed);
+        self.shared.enter(Phase::Draining);
+    }
+
+    /// Resets every stream and ends every session; returns how many streams they were.
+    pub fn cut(&self) -> usize {
+        let open = self.shared.sessions.open();
+        self.shared.enter(Phase::Cut);
+        open
+    }
+
+    /// Drains for `drain.timeout` at most, and ends; its series go last.
+    pub fn remove(&self) {
+        locked(&self.accepting).cancel();
+        self.drain();
+        let shared = self.shared.clone();
+        let Some(worker) = self.shared.next_worker() else {
+            return shared.process.remove_gateway(&shared.status);
+        };
+        let mut patience = shared.drain.clone();
+        worker.spawn(async move {
+            let patience = *patience.borrow_and_update();
+            if timeout(patience, shared.sessions.none_left()).await.is_err() {
+                shared.enter(Phase::Cut);
+                let _ = timeout(CUT_WITHIN, shared.sessions.none_left()).await;
+            }
+            shared.process.remove_gateway(&shared.status);
+        });
+    }
+}
+
+impl Shared {
+    /// As configured at this moment.
+    fn settings(&self) -> Guard<Arc<config::Gateway>> {
+        self.status.settings.load()
+    }
+
+    fn files(&self) -> Arc<Files> {
+        self.files.load_full()
+    }
+
+    fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Serving,
+            1 => Phase::Draining,
+            _ => Phase::Cut,
+        }
+    }
+
+    /// Forwards only.
+    fn enter(&self, phase: Phase) {
+        if self.phase.fetch_max(phase as u8, Ordering::AcqRel) < phase as u8 {
+            self.order_all(|| Order::Phase);
+        }
+    }
+
+    fn order_all(&self, order: impl Fn() -> Order) {
+        for entry in self.sessions.all() {
+            // One that is over needs no orders.
+            let _ = entry.order(order());
+        }
+    }
+
+    /// When to come again, for those who hear of a drain: whoever takes our place is there by then.
+    fn come_back_after(&self) -> Duration {
+        self.drain.borrow().clamp(COME_BACK.0, COME_BACK.1)
+    }
+
+    fn next_worker(&self) -> Option<&Handle> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize;
+        self.workers.get(turn.checked_rem(self.workers.len())?)
+    }
+
+    fn random<const N: usize>(&self) -> std::io::Result<[u8; N]> {
+        random(&self.generator)
+    }
+
+    /// A stream that came to nothing, told once a minute for each service. `service`: a name from the configuration.
+    fn trouble(&self, service: Option<&str>, why: &str, asked_for: &str) {
+        let tell = locked(&self.troubles).tell(service.map(str::to_owned), Instant::now());
+        if let Some(left_out) = tell {
+            let (service, why) = (log::escape(asked_for.as_bytes()), log::escape(why.as_bytes()));
+            tracing::warn!(service, left_out, "a stream was refused: {why}");
+        }
+    }
+
+    fn show_certificates(&self) {
+        let files = self.files();
+        let tls = files.tls.as_ref();
+        let ends = [
+            ("server", tls.and_then(|tls| tls.not_after())),
+            ("client_ca", tls.and_then(|tls| tls.client_ca_not_after())),
+        ];
+        let metrics: &Metrics = &self.process.metrics;
+        for (role, end) in ends {
+            match end {
+                Some(end) => metrics.certificate_not_after(role, "").set(end as f64),
+                None => metrics.remove_certificate(role, ""),
+            }
+        }
+    }
+}
+
+/// Bytes that nobody can guess.
+fn random<const N: usize>(generator: &SystemRandom) -> std::io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    generator.fill(&mut bytes).map_err(|_| std::io::Error::other("the kernel gives no random bytes"))?;
+    Ok(bytes)
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -474,8 +474,9 @@ impl<T> Session<T> {
 
     // ---- connections ----
 
-    /// Whether the peer may go on from `received`: it was sent, and is still kept. An honest peer can ask for less than it
-    /// has acknowledged only by a Hello that arrives after it was given up: that claim is to be refused, nothing else.
+    /// Whether the peer may go on from `received`: it was sent, and is still kept. An honest dialer can ask for less than
+    /// is [acknowledged](Self::acknowledged), by a Hello that arrives after it was given up: that claim is to be refused, and
+    /// the session goes on. More than was sent is a lie.
     pub fn can_resume(&self, received: u64) -> bool {
         self.out.keeps(received)
     }

@@ -474,10 +474,11 @@ impl<T> Session<T> {
 
     // ---- connections ----
 
-    /// Whether the peer may go on from `received`: it was sent, and is still kept. An honest peer can ask for less than it
-    /// has acknowledged only by a Hello that arrives after it was given up: that claim is to be refused, nothing else.
+    /// Whether the peer may go on from `received`: it was sent, and is still kept. An honest dialer can ask for less than
+    /// is [acknowledged](Self::acknowledged), by a Hello that arrives after it was given up: that claim is to be refused, and
+    /// the session goes on. More than was sent is a lie.
     pub fn can_resume(&self, received: u64) -> bool {
-        self.out.can_rewind(received)
+        self.out.keeps(received)
     }
 
     /// A new connection takes over; the peer has received everything before `received`. Returns how many bytes are sent
@@ -828,6 +829,7 @@ impl<T> Session<T> {
     }
 
     /// What the connection should be given next; then [`sent`](Self::sent).
+    #[expect(clippy::should_implement_trait, reason = "what it lends ends with the next call: no iterator")]
     pub fn next(&mut self) -> &[u8] {
         self.out.next()
     }

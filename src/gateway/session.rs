@@ -8,8 +8,8 @@
 //!     `--violation, or cut at the end of a drain--> over: streams are reset
 //! ```
 //!
-//! **An offset that cannot be.** A claim whose proof and epoch hold, and which tells an offset that was never sent or is no
-//! longer kept, is told by whoever made the session; there is no connection over which the two could ever agree again. It
+//! **An offset that cannot be.** A claim whose proof and epoch hold, and which tells an offset that was never sent, is told by
+//! whoever made the session; there is no connection over which the two could ever agree again. It
 //! counts as a violation, the session is over, and the dialer hears `unknown`: a session that has ended, so it resets its
 //! streams at once instead of searching on. Nothing but such a claim, or an epoch that holds, touches the connection at
 //! hand.
@@ -316,7 +316,15 @@ impl Live {
             self.turn_away(*turned, connection);
             return Ok(());
         }
-        if !self.driver.can_resume(connection.received.hello.received) {
+        let received = connection.received.hello.received;
+        if received < self.driver.acknowledged() {
+            // A claim that its dialer has given up, arriving late: meanwhile it has acknowledged more.
+            let why = "the claim is older than what the dialer has acknowledged".to_owned();
+            let turned = admit::turned(wire, Code::Superseded, Duration::ZERO, Refusal::Superseded, why);
+            self.turn_away(*turned, connection);
+            return Ok(());
+        }
+        if !self.driver.can_resume(received) {
             self.shared.status.metrics.violations.count(Violation::Resume.name());
             self.tell_violation(Violation::Resume);
             self.turn_away(*admit::unknown(wire), connection);

@@ -45,6 +45,9 @@ const CONTROL_MOST: u64 = 1024 * 1024;
 const BEATS: u64 = 1024;
 /// DATA shorter than this is counted as a small frame is.
 const TINY: u32 = 256;
+/// OPENs a second. Well above what two programs on two cores can open and close (some 10,000), and below what would keep
+/// a gateway from everything else.
+const OPENS: f64 = 20_000.0;
 /// Our credit for one stream ends here; a peer that gives more is at fault.
 const CREDIT_MOST: u64 = 4 * LARGEST;
 
@@ -180,8 +183,8 @@ impl<T> Session<T> {
             pool,
             rtt: None,
             rate: Rate::default(),
-            // Over a thousand a second are read later, not refused.
-            opens: Bucket::new(1000.0, 1000.0, now),
+            // More are read later, not refused.
+            opens: Bucket::new(OPENS, OPENS, now),
             // CREDIT, ACK, OPENED and the like: some ten for each megabyte or connection.
             small: Bucket::new(200_000.0, 100_000.0, now),
             // More than a core can pass on, each by a system call.

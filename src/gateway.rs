@@ -19,6 +19,7 @@ mod refusals;
 mod services;
 mod session;
 mod sessions;
+mod shared;
 mod terms;
 #[cfg(test)]
 mod tests;
@@ -29,10 +30,10 @@ pub use files::Files;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use arc_swap::{ArcSwap, Guard};
-use ring::rand::{SecureRandom, SystemRandom};
+use arc_swap::ArcSwap;
+use ring::rand::SystemRandom;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -41,68 +42,17 @@ use tokio_util::sync::CancellationToken;
 use crate::config;
 use crate::lifecycle::Clients;
 use crate::link::resolve::Resolver;
-use crate::metrics::Metrics;
-use crate::session::Violation;
 use crate::session::hello::Secret;
-use crate::status::{GatewayStatus, Status};
+use crate::status::Status;
 use crate::tunnel::driver::Budget;
 use crate::workers::restarted;
 use accept::Hall;
 use refusals::Refusals;
 use session::Order;
-use sessions::Sessions;
-use told::Told;
+use shared::{Phase, Shared, Trouble, random};
 
 /// Sessions that were cut are gone after this.
 const CUT_WITHIN: Duration = Duration::from_secs(2);
-/// When a dialer that hears of a drain may come again: within this, or as soon as the drain is over.
-const COME_BACK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
-
-/// How far the gateway is on its way out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Phase {
-    Serving = 0,
-    /// No new session, no new stream; sessions may be resumed.
-    Draining = 1,
-    /// What is left is reset.
-    Cut = 2,
-}
-
-/// Kinds of trouble with dialers that have proven themselves.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Trouble {
-    /// A service that could not be reached, by its name in the configuration.
-    Service(String),
-    /// Names that are no service, or not for whoever asked.
-    NoService,
-    Violation(Violation),
-}
-
-/// What all its parts share.
-pub(crate) struct Shared {
-    process: Arc<Status>,
-    status: Arc<GatewayStatus>,
-    files: ArcSwap<Files>,
-    sessions: Arc<Sessions>,
-    budget: Arc<Budget>,
-    hall: Hall,
-    refusals: Refusals,
-    resolver: Resolver,
-    workers: Vec<Handle>,
-    turn: AtomicU64,
-    phase: AtomicU8,
-    /// Streams opened since the start.
-    came: AtomicU64,
-    /// Random, of this start.
-    incarnation: [u8; 16],
-    /// What claims of sessions that are not here are held against.
-    nobodys_secret: Secret,
-    generator: SystemRandom,
-    troubles: Mutex<Told<Trouble>>,
-    drain: watch::Receiver<Duration>,
-}
-
 /// The gateway of this process.
 pub struct Gateway {
     shared: Arc<Shared>,
@@ -243,85 +193,6 @@ impl Gateway {
             shared.process.remove_gateway(&shared.status);
         });
     }
-}
-
-impl Shared {
-    /// As configured at this moment.
-    fn settings(&self) -> Guard<Arc<config::Gateway>> {
-        self.status.settings.load()
-    }
-
-    fn files(&self) -> Arc<Files> {
-        self.files.load_full()
-    }
-
-    fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::Acquire) {
-            0 => Phase::Serving,
-            1 => Phase::Draining,
-            _ => Phase::Cut,
-        }
-    }
-
-    /// Forwards only.
-    fn enter(&self, phase: Phase) {
-        if self.phase.fetch_max(phase as u8, Ordering::AcqRel) < phase as u8 {
-            self.order_all(|| Order::Phase);
-        }
-    }
-
-    fn order_all(&self, order: impl Fn() -> Order) {
-        for entry in self.sessions.all() {
-            // One that is over needs no orders.
-            let _ = entry.order(order());
-        }
-    }
-
-    /// When to come again, for those who hear of a drain: whoever takes our place is there by then.
-    fn come_back_after(&self) -> Duration {
-        self.drain.borrow().clamp(COME_BACK.0, COME_BACK.1)
-    }
-
-    fn next_worker(&self) -> Option<&Handle> {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize;
-        self.workers.get(turn.checked_rem(self.workers.len())?)
-    }
-
-    fn random<const N: usize>(&self) -> std::io::Result<[u8; N]> {
-        random(&self.generator)
-    }
-
-    /// What a dialer can cause as often as it likes is told once a minute: then `tell` is called, with how many were left
-    /// out since.
-    fn trouble(&self, trouble: Trouble, tell: impl FnOnce(u64)) {
-        let left_out = locked(&self.troubles).tell(trouble, Instant::now());
-        if let Some(left_out) = left_out {
-            tell(left_out);
-        }
-    }
-
-    fn show_certificates(&self) {
-        let files = self.files();
-        let tls = files.tls.as_ref();
-        let ends = [
-            ("server", tls.and_then(|tls| tls.not_after())),
-            ("client_ca", tls.and_then(|tls| tls.client_ca_not_after())),
-        ];
-        let metrics: &Metrics = &self.process.metrics;
-        for (role, end) in ends {
-            match end {
-                Some(end) => metrics.certificate_not_after(role, "").set(end as f64),
-                None => metrics.remove_certificate(role, ""),
-            }
-        }
-    }
-}
-
-/// Bytes that nobody can guess.
-fn random<const N: usize>(generator: &SystemRandom) -> std::io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    generator.fill(&mut bytes).map_err(|_| std::io::Error::other("the kernel gives no random bytes"))?;
-    Ok(bytes)
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -113,6 +113,13 @@ impl Sessions {
     }
 }
 
+/// Without the secret and the way to its task.
+impl std::fmt::Debug for Membership {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Membership").field(&self.entry.id).finish()
+    }
+}
+
 impl std::ops::Deref for Membership {
     type Target = Entry;
 
@@ -158,8 +165,8 @@ mod tests {
     #[test]
     fn a_session_has_its_place_until_it_is_dropped() {
         let sessions = Arc::<Sessions>::default();
-        let one = sessions.join(entry(1, None), &limits(2, 1)).ok().expect("room");
-        let other = sessions.join(entry(2, None), &limits(2, 1)).ok().expect("no identity, no share");
+        let one = sessions.join(entry(1, None), &limits(2, 1)).expect("room");
+        let other = sessions.join(entry(2, None), &limits(2, 1)).expect("no identity, no share");
         assert_eq!(sessions.join(entry(3, None), &limits(2, 1)).err(), Some(NoRoom::Sessions));
         one.open.store(3, Ordering::Relaxed);
         assert_eq!((sessions.open(), sessions.all().len()), (3, 2));
@@ -175,9 +182,9 @@ mod tests {
     fn an_identity_has_its_share_and_gets_it_back() {
         let sessions = Arc::<Sessions>::default();
         let join = |id, name| sessions.join(entry(id, Some(name)), &limits(8, 1));
-        let a = join(1, "a").ok().expect("room");
+        let a = join(1, "a").expect("room");
         assert_eq!(join(2, "a").err(), Some(NoRoom::Identity));
-        let b = join(3, "b").ok().expect("another's share");
+        let b = join(3, "b").expect("another's share");
         drop(a);
         assert!(join(4, "a").is_ok());
         drop(b);

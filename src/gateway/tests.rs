@@ -8,16 +8,18 @@ mod streams;
 mod tls;
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener as Listener;
 
+use super::shared::COME_BACK;
 use super::*;
 use crate::config::{Address, Beats, Service};
 use crate::http::example;
 use crate::link::resolve::Resolver;
 use crate::metrics::{Label, Refusal};
+use crate::status::GatewayStatus;
 use dialer::{Dialer, TOKEN};
 
 /// Nothing a test waits for takes longer, even on a machine under load.

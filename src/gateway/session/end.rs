@@ -1,0 +1,115 @@
+//! How a session comes to its end.
+
+use std::time::Instant;
+
+use super::{Live, Order};
+use crate::gateway::{Phase, admit, handshake};
+use crate::log;
+use crate::metrics::{CloseReason, LossReason};
+use crate::net::wire::Parked;
+use crate::session::ResetCode;
+use crate::tunnel::driver::Driver;
+
+/// Why a session is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// `resume.deadline` has passed.
+    Expired,
+    /// The dialer has no more use for it.
+    Done,
+    /// The gateway drains, and no stream was left.
+    Drained,
+    /// What was left at the end of a drain.
+    Cut,
+    Violation,
+}
+
+impl Live {
+    pub(super) fn connection_lost(&mut self, reason: LossReason, error: &str) -> Result<(), End> {
+        self.held = None;
+        self.lost = Some(Instant::now());
+        self.shown.disconnected();
+        if self.done {
+            return Err(End::Done);
+        }
+        if self.cut.is_some() {
+            return Err(End::Cut);
+        }
+        tracing::info!(
+            session = ?self.membership.id,
+            ?reason,
+            streams = self.driver.streams(),
+            deadline = ?self.terms.resume().deadline,
+            "a session lost its connection and waits: {}",
+            log::escape(error.as_bytes())
+        );
+        Ok(())
+    }
+
+    /// The session is forgotten, and everything that belongs to it.
+    pub(super) fn end(self, end: End) {
+        let Self { membership, mut inbox, mut driver, shared, .. } = self;
+        let (id, age) = (membership.id, membership.made.elapsed());
+        // From here on nobody finds it; whoever has just done so hears the same as all who come later.
+        drop(membership);
+        inbox.close();
+        while let Ok(order) = inbox.try_recv() {
+            if let Order::Claim(claim) = order
+                && let Ok(wire) = Parked::unpark(claim.wire)
+            {
+                let (shared, connection) = (shared.clone(), claim.connection);
+                tokio::spawn(async move {
+                    handshake::turn_away(&shared, *admit::unknown(wire), connection.peer).await;
+                    drop(connection);
+                });
+            }
+        }
+        let reason = match end {
+            End::Expired => CloseReason::Expired,
+            End::Done => CloseReason::ClientReset,
+            End::Drained | End::Cut => CloseReason::Drained,
+            End::Violation => CloseReason::Error,
+        };
+        let streams = driver.end_streams(ResetCode::Error, reason);
+        tracing::info!(session = ?id, end = end.name(), streams, ?age, "a session is over");
+    }
+}
+
+impl End {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Done => "done",
+            Self::Drained => "drained",
+            Self::Cut => "cut",
+            Self::Violation => "violation",
+        }
+    }
+}
+
+/// Whether a session that has nothing to do is to end.
+#[derive(Clone, Copy)]
+pub(super) struct Leaving {
+    pub done: bool,
+    pub phase: Phase,
+}
+
+impl Leaving {
+    pub fn end(self) -> End {
+        match self.phase {
+            Phase::Cut => End::Cut,
+            _ if self.done => End::Done,
+            _ => End::Drained,
+        }
+    }
+
+    /// Nothing is left to say, and for all but a cut session nothing is left to be heard either: a dialer that misses the
+    /// last bytes of a stream could not get them from a session that is gone.
+    pub fn may(self, driver: &Driver) -> bool {
+        match self.phase {
+            Phase::Cut => !driver.has_wire() || driver.is_flushed(),
+            Phase::Serving if !self.done => false,
+            _ => driver.has_wire() && driver.streams() == 0 && driver.is_flushed() && !driver.is_owed(),
+        }
+    }
+}

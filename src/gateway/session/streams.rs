@@ -1,0 +1,52 @@
+//! The streams that a dialer opens, and the dials they wait for.
+
+use std::sync::atomic::Ordering;
+
+use tokio::task::Id;
+
+use super::Live;
+use crate::gateway::{Trouble, services};
+use crate::log;
+use crate::session::{Opening, RefusalCode};
+use crate::tunnel::driver::Local;
+
+impl Live {
+    pub(super) fn open(&mut self, stream: u32, opening: Opening) {
+        let settings = self.shared.settings();
+        let Some(service) = services::find(&settings, &opening.service, self.membership.identity.as_ref()) else {
+            self.shared.trouble(Trouble::NoService, |left_out| {
+                let service = log::escape(opening.service.as_bytes());
+                let identity = self.membership.identity.as_ref().map(tracing::field::display);
+                tracing::warn!(
+                    service,
+                    identity,
+                    left_out,
+                    "a stream was refused: no such service, or not for this dialer"
+                );
+            });
+            return self.driver.refuse(stream, RefusalCode::Service);
+        };
+        self.shared.came.fetch_add(1, Ordering::Relaxed);
+        let (service, shared) = (service.clone(), self.shared.clone());
+        let dial = self.dials.spawn(async move {
+            let name = &opening.service;
+            let tell = |why: &str| {
+                shared.trouble(Trouble::Service(name.clone()), |left_out| {
+                    tracing::warn!(service = name, left_out, "a stream was refused: {}", log::printable(why));
+                });
+            };
+            services::connect(service, &opening, &shared.resolver, tell).await
+        });
+        self.streams.insert(dial.id(), stream);
+        self.dialling.insert(stream, dial);
+    }
+
+    pub(super) fn dialled(&mut self, id: Id, result: Result<Local, RefusalCode>) {
+        let Some(stream) = self.streams.remove(&id) else { return };
+        self.dialling.remove(&stream);
+        match result {
+            Ok(local) => self.driver.accept(stream, local),
+            Err(code) => self.driver.refuse(stream, code),
+        }
+    }
+}

@@ -1,6 +1,8 @@
 //! A session is what outlives a connection: one byte stream each way with absolute offsets, and the streams that share it.
 //!
 //! Everything here is pure: no socket, no clock, no task. [`core::Session`] holds one end.
+//!
+#![doc = include_str!("session/PROTOCOL.md")]
 
 pub mod core;
 pub mod frame;
@@ -10,6 +12,8 @@ mod hostile;
 pub mod inbound;
 pub mod outbound;
 pub mod pace;
+#[cfg(test)]
+mod protocol_page;
 #[cfg(test)]
 mod sim;
 mod stream;

@@ -32,8 +32,9 @@ const STARTTLS: &[(u16, &str)] = &[
 
 /// How many file descriptors everlink needs when every limit is reached. An upstream's: its links, two for each
 /// connection in direct mode and one in tunnel mode, one for each waiting client, listeners, two for each pipe. A
-/// gateway's: listeners, one for each session and each of its streams, one for each connection not yet proven. And what
-/// is kept for everything else.
+/// gateway's: listeners, one for each session, one for each stream of one session at its limit, one for each connection not
+/// yet proven; that all sessions are full at once no host provides for, and what is too many is refused. And what is kept for
+/// everything else.
 pub fn descriptors_needed(config: &Config) -> u64 {
     let many = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     let mut needed = DESCRIPTORS_KEPT + many(config.http.listen.len()) + u64::from(config.admin.is_some());
@@ -58,8 +59,7 @@ pub fn descriptors_needed(config: &Config) -> u64 {
     }
     if let Some(gateway) = &config.gateway {
         let GatewayLimits { sessions, streams, pending, .. } = gateway.limits;
-        let streams = many(sessions).saturating_mul(many(streams));
-        for count in [many(gateway.listen.len()), many(sessions), streams, many(pending)] {
+        for count in [many(gateway.listen.len()), many(sessions), many(streams), many(pending)] {
             needed = needed.saturating_add(count);
         }
     }
@@ -219,8 +219,8 @@ mod tests {
              limits = {{ sessions = 6, streams = 7, pending = 5 }}\nservices = {{ a = \"a:1\" }}\n"
         );
         let loaded = parse("config.toml", text, &|_| None).unwrap_or_else(|report| panic!("{report}"));
-        // 64 kept; 2 doors, 3 links, 10 waiting, 100 connections; a listener, 6 sessions, 42 streams, 5 unproven.
-        let needed = 64 + 2 + 3 + 10 + 100 + 1 + 6 + 6 * 7 + 5;
+        // 64 kept; 2 doors, 3 links, 10 waiting, 100 connections; a listener, 6 sessions, 7 streams, 5 unproven.
+        let needed = 64 + 2 + 3 + 10 + 100 + 1 + 6 + 7 + 5;
         assert_eq!(descriptors_needed(&loaded.config), needed);
         assert_eq!(
             loaded.summary(),

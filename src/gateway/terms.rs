@@ -9,8 +9,9 @@ use crate::tunnel::driver::{Budget, Settings};
 /// The least a dialer may keep for replay, as its own configuration has it: one frame. With nothing at all there would be
 /// an acknowledgement to send at all times.
 const LEAST_BUFFER: u64 = 256 << 10;
-/// What the windows of one session may hold together, our side: the default of an upstream's `limits.windows`.
-const WINDOWS: u64 = 64 << 20;
+/// What the windows of one session may grow by together, our side, beyond what each stream has a claim on: with the usual
+/// 1,024 streams as much as an upstream's `limits.windows`.
+const WINDOWS: u64 = 48 << 20;
 /// What each stream has a claim on.
 const WINDOW: u64 = 16 << 10;
 
@@ -81,9 +82,10 @@ impl Terms {
         Settings {
             beats: self.beats(),
             idle_timeout: None,
-            buffer,
+            // Less than the dialer was told holds from its next hello: it acknowledges by what it knows.
+            buffer: buffer.max(self.told),
             peer_buffer: buffer.min(self.told),
-            windows: WINDOWS.max(WINDOW.saturating_mul(self.streams as u64)),
+            windows: WINDOWS.saturating_add(WINDOW.saturating_mul(self.streams as u64)),
             streams: self.streams,
             budget: Some(budget.clone()),
         }
@@ -157,6 +159,6 @@ mod tests {
     fn the_windows_hold_what_each_stream_has_a_claim_on() {
         let mut settings = example::gateway();
         settings.limits.streams = 10_000;
-        assert_eq!(driver(&Terms::new(&hello(1 << 20, 60, 5000), &settings)).windows, 10_000 * WINDOW);
+        assert_eq!(driver(&Terms::new(&hello(1 << 20, 60, 5000), &settings)).windows, WINDOWS + 10_000 * WINDOW);
     }
 }

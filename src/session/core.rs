@@ -45,6 +45,9 @@ const CONTROL_MOST: u64 = 1024 * 1024;
 const BEATS: u64 = 1024;
 /// DATA shorter than this is counted as a small frame is.
 const TINY: u32 = 256;
+/// OPENs a second. Well above what two programs on two cores can open and close (some 10,000), and below what would keep
+/// a gateway from everything else.
+const OPENS: f64 = 20_000.0;
 /// Our credit for one stream ends here; a peer that gives more is at fault.
 const CREDIT_MOST: u64 = 4 * LARGEST;
 
@@ -180,8 +183,8 @@ impl<T> Session<T> {
             pool,
             rtt: None,
             rate: Rate::default(),
-            // Over a thousand a second are read later, not refused.
-            opens: Bucket::new(1000.0, 1000.0, now),
+            // More are read later, not refused.
+            opens: Bucket::new(OPENS, OPENS, now),
             // CREDIT, ACK, OPENED and the like: some ten for each megabyte or connection.
             small: Bucket::new(200_000.0, 100_000.0, now),
             // More than a core can pass on, each by a system call.
@@ -474,10 +477,11 @@ impl<T> Session<T> {
 
     // ---- connections ----
 
-    /// Whether the peer may go on from `received`: it was sent, and is still kept. An honest peer can ask for less than it
-    /// has acknowledged only by a Hello that arrives after it was given up: that claim is to be refused, nothing else.
+    /// Whether the peer may go on from `received`: it was sent, and is still kept. An honest dialer can ask for less than
+    /// is [acknowledged](Self::acknowledged), by a Hello that arrives after it was given up: that claim is to be refused, and
+    /// the session goes on. More than was sent is a lie.
     pub fn can_resume(&self, received: u64) -> bool {
-        self.out.can_rewind(received)
+        self.out.keeps(received)
     }
 
     /// A new connection takes over; the peer has received everything before `received`. Returns how many bytes are sent
@@ -828,6 +832,7 @@ impl<T> Session<T> {
     }
 
     /// What the connection should be given next; then [`sent`](Self::sent).
+    #[expect(clippy::should_implement_trait, reason = "what it lends ends with the next call: no iterator")]
     pub fn next(&mut self) -> &[u8] {
         self.out.next()
     }

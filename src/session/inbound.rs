@@ -134,10 +134,13 @@ mod tests {
 
     use super::*;
 
+    /// Stream, kind and payload.
+    type Found = (u32, u8, Vec<u8>);
+
     /// Frames and bytes found when `bytes` arrive in pieces of these sizes.
-    fn found(bytes: &[u8], mut sizes: impl Iterator<Item = usize>) -> Result<Vec<(u32, u8, Vec<u8>)>, Violation> {
+    fn found(bytes: &[u8], mut sizes: impl Iterator<Item = usize>) -> Result<Vec<Found>, Violation> {
         let mut inbound = Inbound::default();
-        let mut frames: Vec<(u32, u8, Vec<u8>)> = Vec::new();
+        let mut frames: Vec<Found> = Vec::new();
         let mut rest = bytes;
         while !rest.is_empty() {
             let mut part = split(&mut rest, sizes.next().unwrap_or(usize::MAX).max(1));
@@ -159,7 +162,7 @@ mod tests {
         [&Header { stream, length: payload.len() as u32, kind }.encode()[..], payload].concat()
     }
 
-    fn sample() -> (Vec<u8>, Vec<(u32, u8, Vec<u8>)>) {
+    fn sample() -> (Vec<u8>, Vec<Found>) {
         let frames = vec![
             (1, 4, vec![7; 3000]),
             (0, 8, vec![1; 8]),

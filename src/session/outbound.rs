@@ -120,7 +120,7 @@ impl Outbound {
     /// Appends a frame that is no DATA.
     pub fn push(&mut self, stream: u32, kind: Kind, payload: &[u8]) {
         let length = HEADER + payload.len();
-        if !self.chunks.back().is_some_and(|tail| tail.room() >= length) {
+        if self.chunks.back().is_none_or(|tail| tail.room() < length) {
             self.chunks.push_back(Chunk { start: self.written, filled: 0, bytes: vec![0; SMALL].into_boxed_slice() });
         }
         let Some(tail) = self.chunks.back_mut() else { return };
@@ -133,6 +133,7 @@ impl Outbound {
     }
 
     /// What the connection should be given next: empty when it has everything.
+    #[expect(clippy::should_implement_trait, reason = "what it lends ends with the next call: no iterator")]
     pub fn next(&mut self) -> &[u8] {
         while let Some(chunk) = self.chunks.get(self.cursor) {
             let into = (self.sent - chunk.start) as usize;
@@ -166,15 +167,15 @@ impl Outbound {
         Ok(())
     }
 
-    /// Everything from `offset` on is kept, and nothing before it was never sent.
-    pub fn can_rewind(&self, offset: u64) -> bool {
+    /// Whether everything from `offset` on can be sent again: it was sent, and is still kept.
+    pub fn keeps(&self, offset: u64) -> bool {
         (self.acked..=self.high).contains(&offset)
     }
 
     /// A new connection: the peer has everything before `offset` and gets the rest (again). Returns how many bytes are
     /// sent again. Errors: [`Violation::Resume`] if that was never sent, or is no longer kept; nothing has changed then.
     pub fn rewind(&mut self, offset: u64) -> Result<u64, Violation> {
-        if !self.can_rewind(offset) {
+        if !self.keeps(offset) {
             return Err(Violation::Resume);
         }
         let again = self.high - offset;

@@ -34,6 +34,8 @@ struct Profile {
     capacity: (usize, usize),
     least_slice: usize,
     far: u64,
+    /// An older Welcome is taken while a newer Hello is out.
+    takes_older: bool,
 }
 
 impl Profile {
@@ -60,6 +62,7 @@ fn run(seed: u64, broken: Broken) -> Result<Counts, String> {
         capacity: if rng.u8(0..4) == 0 { (100, 5_000) } else { (64 << 10, 1 << 20) },
         least_slice: if most > 100_000 { 1500 } else { 1 },
         far: 2 * most,
+        takes_older: seed.is_multiple_of(2),
     };
     let room = [1024, 16 << 10, 256 << 10, 1 << 20][rng.usize(0..4)];
     let start = Instant::now();

@@ -403,6 +403,11 @@ impl Driver {
         self.session.unacknowledged()
     }
 
+    /// The offset up to which the peer has acknowledged.
+    pub fn acknowledged(&self) -> u64 {
+        self.session.acknowledged()
+    }
+
     /// The peer owes an acknowledgement for more than beats.
     pub fn is_owed(&self) -> bool {
         self.session.is_owed()

@@ -426,6 +426,8 @@ impl LinkTask {
         self.claims.retune(claims_settings(&new, self.endpoints.len()));
         let mut settings = driver_settings(&new);
         settings.peer_buffer = self.driver.settings().peer_buffer;
+        // Less than the gateway knows of holds from the next hello: it acknowledges by what it was told.
+        settings.buffer = settings.buffer.max(self.known.as_ref().map_or(0, |known| known.resume.buffer));
         settings.streams = settings.streams.min(self.known.as_ref().map_or(usize::MAX, |known| known.streams));
         if let Some(known) = &self.known {
             known.figures.set_buffer(settings.buffer);

@@ -1,10 +1,10 @@
 //! Whose connection holds.
 //!
-//! **An offset that cannot be.** A claim whose proof and epoch hold, and which tells an offset that was never sent or is no
-//! longer kept, is told by whoever made the session; there is no connection over which the two could ever agree again. It
-//! counts as a violation, the session is over, and the dialer hears `unknown`: a session that has ended, so it resets its
-//! streams at once instead of searching on. Nothing but such a claim, or an epoch that holds, touches the connection at
-//! hand.
+//! **An offset that cannot be.** A claim whose proof and epoch hold, and which tells an offset that was never sent, is told
+//! by whoever made the session; there is no connection over which the two could ever agree again. It counts as a violation,
+//! the session is over, and the dialer hears `unknown`: a session that has ended, so it resets its streams at once instead of
+//! searching on. An offset behind what was acknowledged is no lie: that claim was overtaken on its way. Nothing but a claim
+//! whose epoch holds touches the connection at hand.
 
 use std::time::Duration;
 
@@ -21,8 +21,17 @@ impl Live {
         let Claim { wire, connection } = claim;
         // An error means that the connection is gone already.
         let Ok(wire) = Parked::unpark(wire) else { return Ok(()) };
-        if connection.received.hello.epoch <= self.epoch {
-            let why = "a later claim has its session".to_owned();
+        let hello = &connection.received.hello;
+        let overtaken = if hello.epoch <= self.epoch {
+            Some("a later claim has its session")
+        } else if hello.received < self.driver.acknowledged() {
+            // Its dialer has given it up and acknowledged more since, over the connection that held on.
+            Some("the claim is older than what its dialer has acknowledged")
+        } else {
+            None
+        };
+        if let Some(why) = overtaken {
+            let why = why.to_owned();
             let turned = admit::turned(wire, Code::Superseded, Duration::ZERO, Refusal::Superseded, why);
             self.turn_away(*turned, connection);
             return Ok(());

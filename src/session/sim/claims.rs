@@ -1,8 +1,8 @@
 //! Who may speak for the session: the rules of a resume on both ends, with messages as small as they can be.
 //!
 //! The dialer: its offset is frozen from the moment a Hello leaves until the claim is decided; the old connection is not
-//! read meanwhile. A claim given up is closed for good. The answer to the newest claim holds; an older one only after all
-//! newer ones are given up. The gateway: the highest epoch wins; it stops reading the old connection, then freezes its
+//! read meanwhile. A claim given up is closed for good. The answer to the newest claim holds; an older one until then, but
+//! its connection is not read, or, in half of the runs, only after all newer ones are given up. The gateway: the highest epoch wins; it stops reading the old connection, then freezes its
 //! offset, then answers.
 
 use super::Profile;
@@ -55,7 +55,7 @@ impl Claims {
         let mut moved = self.dial(end, world, profile);
         moved |= self.say_hello(end, world);
         moved |= self.hear(world);
-        moved |= self.decide(end, world)?;
+        moved |= self.decide(end, world, profile)?;
         Ok(moved)
     }
 
@@ -150,8 +150,9 @@ impl Claims {
         moved
     }
 
-    fn decide(&mut self, end: &mut End, world: &mut World) -> Result<bool, String> {
-        let Some(newest) = self.claims.iter().rposition(|claim| claim.sent.is_some()) else { return Ok(false) };
+    fn decide(&mut self, end: &mut End, world: &mut World, profile: &Profile) -> Result<bool, String> {
+        let asked = |claim: &Claim| claim.sent.is_some() && (claim.welcome.is_some() || !profile.takes_older);
+        let Some(newest) = self.claims.iter().rposition(asked) else { return Ok(false) };
         if self.claims[newest].welcome.is_none() {
             return Ok(false);
         }
@@ -160,7 +161,10 @@ impl Claims {
         if epoch < self.epoch {
             world.count("older welcome taken after all", 1);
         }
-        for other in self.claims.drain(..) {
+        // Older ones are of no use; a newer one is, if its Hello has left.
+        let keep = self.claims.iter().position(|other| other.sent.is_some_and(|(other, ..)| other > epoch));
+        let rest = keep.map_or(Vec::new(), |from| self.claims.split_off(from));
+        for other in std::mem::replace(&mut self.claims, rest) {
             world.connections[other.connection].close(0, world.now, world.rng);
         }
         end.lose(world);

@@ -102,7 +102,7 @@ impl End {
 
     /// Nothing left to do here.
     pub fn is_idle(&self) -> bool {
-        self.session.streams() == 0 && !self.session.is_owed()
+        self.session.streams() == 0 && !self.session.is_owed() && !self.session.has_words()
     }
 
     fn wake_at(&mut self, at: Micros) {

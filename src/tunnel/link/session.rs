@@ -153,9 +153,9 @@ impl LinkTask {
         let Some(way) = self.ways.remove(&id) else { return };
         let resumed = self.known.is_some();
         let planned = self.driver.has_wire() && !self.driver.is_suspect();
-        let mut settings = self.driver.settings().clone();
+        let mut settings = driver_settings(&self.settings.borrow());
         settings.peer_buffer = known.resume.buffer;
-        settings.streams = self.settings.borrow().limits.connections.min(known.streams);
+        settings.streams = settings.streams.min(known.streams);
         self.driver.retune(settings);
         match self.driver.attach(wire, welcome.welcome.received, Vec::new(), way.rtt) {
             Ok(again) => {

@@ -17,8 +17,8 @@ const SMALL: usize = 2048;
 /// With less room than this left, the next data begins a chunk of its own.
 const WORTHWHILE: usize = 16 * 1024;
 /// Chunks kept for reuse on each thread, the last used first: it is still in the cache (6 – 12 % of the throughput,
-/// measured).
-const SPARE: usize = 4;
+/// measured). As many as a busy link holds at once, for a new one would have to be filled with zeros.
+const SPARE: usize = 12;
 
 thread_local! {
     static SPARES: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };

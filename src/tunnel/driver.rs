@@ -342,6 +342,10 @@ impl Driver {
         self.frozen = false;
         self.session.forget_rtt();
         self.session.set_rtt(rtt);
+        // A connect's round trip has our own wake-up in it; the kernel's measure has not.
+        if let Some(kernels) = wire.tcp_info().ok().and_then(|info| info.min_rtt) {
+            self.session.set_rtt(kernels);
+        }
         let connection = Connection::new(wire, &self.settings.beats, preface, rtt, Instant::now());
         self.connection = Some(connection);
         self.requeue_parked();

@@ -14,6 +14,9 @@ use crate::net::wire::Wire;
 use crate::session::Violation;
 use crate::tunnel::pulse::{Death, Pulse, Verdict};
 
+/// With less room than this left, no local socket is read.
+const WORTHWHILE: u64 = 16 * 1024;
+
 /// A connection the session runs over.
 pub(super) struct Connection {
     pub wire: Wire,
@@ -145,7 +148,9 @@ impl Driver {
     /// Reads local sockets into the session, one frame a turn, fresh streams first. True if anything came.
     fn fill(&mut self, room: u64, tls: bool) -> bool {
         let mut filled = false;
-        while self.session.unsent() < room {
+        // Not down to the last byte: a read of what is left over costs as much as one of a whole frame.
+        let enough = room - (room / 4).min(WORTHWHILE);
+        while self.session.unsent() < enough {
             let Some(stream) = self.fresh.pop_front().or_else(|| self.bulk.pop_front()) else { break };
             let others = !self.fresh.is_empty() || !self.bulk.is_empty();
             let left = room - self.session.unsent();

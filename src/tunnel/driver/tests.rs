@@ -255,7 +255,76 @@ async fn fault_29_a_reader_that_stalls_holds_up_nobody_else() {
     let client = road.open().await;
     tokio::time::timeout(Duration::from_secs(20), exchange(client, pattern(500_000, 9))).await.unwrap();
     drop(stalled);
-    let near = road.near.clone();
-    until("all are over", || near.closed.lock().unwrap().len() == 5).await;
+    let (near, far) = (road.near.clone(), road.far.clone());
+    until("all are over", || near.closed.lock().unwrap().len() == 5 && far.closed.lock().unwrap().len() == 5).await;
     road.end().await;
+}
+
+/// A near end whose peer never reads, and a client who goes on talking a little. Returns when it was given up.
+async fn given_up(mut near: Driver, mut client: TcpStream) -> Duration {
+    let talk = tokio::spawn(async move {
+        while client.write_all(b"anybody there?").await.is_ok() {
+            tokio::time::sleep(20 * MS).await;
+        }
+    });
+    let began = Instant::now();
+    let given_up = async {
+        loop {
+            match near.next().await {
+                Event::Lost { reason, .. } => {
+                    assert_eq!(reason, LossReason::Heartbeat);
+                    return began.elapsed();
+                }
+                Event::Suspect | Event::Recovered => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let took = tokio::time::timeout(Duration::from_secs(20), given_up).await.expect("it is given up");
+    talk.abort();
+    took
+}
+
+async fn talking() -> (Driver, TcpStream, TcpStream) {
+    let mut near = Driver::near(settings(), Arc::<Seen>::default());
+    let (a, peer) = pair().await;
+    near.attach(Wire::plain(a), 0, Vec::new(), MS).unwrap();
+    let (client, local) = pair().await;
+    let local = Local { stream: Stream::Tcp(local), guard: Box::new(()) };
+    assert!(near.open("echo", None, None, 0, local).is_ok());
+    (near, client, peer)
+}
+
+/// Its kernel acknowledges all the while, and there is always something more to be acknowledged.
+#[tokio::test]
+async fn fault_13_a_peer_that_hangs_is_given_up_within_the_budget_however_clients_talk_on() {
+    let (near, client, _peer) = talking().await;
+    let took = given_up(near, client).await;
+    assert!(took < settings().beats.budget() + 700 * MS, "{took:?}");
+}
+
+/// A claim that nobody answers must not keep a dead connection.
+#[tokio::test]
+async fn fault_13_a_peer_that_hangs_is_given_up_while_a_claim_is_under_way() {
+    let (mut near, client, _peer) = talking().await;
+    near.freeze();
+    let took = given_up(near, client).await;
+    assert!(took < settings().beats.budget() + 700 * MS, "{took:?}");
+}
+
+/// What comes meanwhile waits in the kernel: it is a sign of life, though nobody reads it.
+#[tokio::test]
+async fn a_connection_that_is_not_read_is_not_given_up_while_bytes_come() {
+    let (mut near, client, mut peer) = talking().await;
+    near.freeze();
+    let peer = tokio::spawn(async move {
+        for _ in 0..30 {
+            peer.write_all(b"x").await.unwrap();
+            tokio::time::sleep(100 * MS).await;
+        }
+        peer
+    });
+    let took = given_up(near, client).await;
+    assert!(took > 3000 * MS, "{took:?}, and bytes came for three seconds");
+    drop(peer);
 }

@@ -312,9 +312,12 @@ impl Driver {
         self.session.received()
     }
 
-    /// The claim came to nothing: reads on.
+    /// The claim came to nothing: reads on. If the connection has broken meanwhile, that is told now.
     pub fn thaw(&mut self) {
         self.frozen = false;
+        if let Some((reason, error)) = self.connection.as_mut().and_then(|connection| connection.broken.take()) {
+            self.lost(reason, error);
+        }
         self.ready.poke();
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -327,4 +328,32 @@ async fn a_connection_that_is_not_read_is_not_given_up_while_bytes_come() {
     let took = given_up(near, client).await;
     assert!(took > 3000 * MS, "{took:?}, and bytes came for three seconds");
     drop(peer);
+}
+
+/// A gateway that grants a claim closes the old connection, and its answer comes a moment later: no loss, unless the claim
+/// comes to nothing.
+#[tokio::test]
+async fn a_reset_while_a_claim_is_under_way_is_a_loss_only_if_the_claim_fails() {
+    for granted in [true, false] {
+        let (mut near, mut client, peer) = talking().await;
+        let received = near.freeze();
+        SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(peer);
+        client.write_all(b"into the void").await.unwrap();
+        let quiet = tokio::time::timeout(400 * MS, near.next()).await;
+        assert!(quiet.is_err() && near.has_wire(), "{quiet:?}");
+        if granted {
+            let (a, mut peer) = pair().await;
+            near.attach(Wire::plain(a), received, Vec::new(), MS).unwrap();
+            let mut bytes = vec![0; 256];
+            let count = tokio::select! {
+                count = peer.read(&mut bytes) => count.unwrap(),
+                event = near.next() => panic!("{event:?}"),
+            };
+            assert!(count > 0, "what was said is said again");
+        } else {
+            near.thaw();
+            assert!(matches!(near.next().await, Event::Lost { reason: LossReason::Reset, .. }));
+        }
+    }
 }

@@ -28,6 +28,9 @@ pub(super) struct Connection {
     room: Room,
     /// Of the beat awaited.
     passage: Passage,
+    /// Why nothing more can be written. Told once the claim that is out is decided: a gateway that grants it closes this
+    /// connection before its answer arrives.
+    pub broken: Option<(LossReason, String)>,
 }
 
 impl Connection {
@@ -38,7 +41,7 @@ impl Connection {
         // Where the kernel has neither, everything works, only less well under stress.
         let _ = wire.set_notsent_lowat(room.kernel as u32);
         let _ = socket::apply_rto_max(wire.tcp(), rto_max(beats));
-        Self { wire, pulse, preface, written: 0, room, passage: Passage::default() }
+        Self { wire, pulse, preface, written: 0, room, passage: Passage::default(), broken: None }
     }
 
     pub fn retune(&mut self, beats: &Beats, now: Instant) {
@@ -155,7 +158,9 @@ impl Driver {
         if self.blackhole.is_some() {
             return false;
         }
-        let Some(connection) = &self.connection else { return false };
+        let Some(connection) = self.connection.as_ref().filter(|connection| connection.broken.is_none()) else {
+            return false;
+        };
         let (room, tls) = (connection.room.session, connection.wire.is_tls());
         if self.session.unsent() < room {
             self.session.emit(room, now);
@@ -304,7 +309,9 @@ impl Driver {
                     Death::Silent => "no beat was answered within the detection budget",
                     Death::Stalled => "beats are answered, and data is not acknowledged",
                 };
-                self.lost(LossReason::Heartbeat, error.to_owned());
+                let (reason, error) =
+                    connection.broken.take().unwrap_or_else(|| (LossReason::Heartbeat, error.to_owned()));
+                self.lost(reason, error);
                 return true;
             }
         }
@@ -323,10 +330,13 @@ impl Driver {
             io::ErrorKind::InvalidData => LossReason::Protocol,
             _ => LossReason::Error,
         };
-        self.lost(reason, error.to_string());
+        match &mut self.connection {
+            Some(connection) if self.frozen => connection.broken = Some((reason, error.to_string())),
+            _ => self.lost(reason, error.to_string()),
+        }
     }
 
-    fn lost(&mut self, reason: LossReason, error: String) {
+    pub(super) fn lost(&mut self, reason: LossReason, error: String) {
         self.drop_wire();
         self.events.push_back(Event::Lost { reason, error });
     }

@@ -81,6 +81,7 @@ mod tests {
             bytes_acked: 0,
             bytes_received: 0,
             bytes_sent: 0,
+            bytes_retrans: 0,
             send_window: Some(1),
         };
         change(&mut info);

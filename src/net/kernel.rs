@@ -85,6 +85,8 @@ pub struct TcpInfo {
     pub bytes_received: u64,
     /// Payload sent, retransmissions included. Linux 4.19.
     pub bytes_sent: u64,
+    /// The retransmissions in it.
+    pub bytes_retrans: u64,
     /// What the peer lets us send beyond its last acknowledgement; zero: it does not read. Linux 5.4.
     pub send_window: Option<u32>,
 }
@@ -210,6 +212,7 @@ pub fn tcp_info(fd: RawFd) -> io::Result<TcpInfo> {
         bytes_acked: raw.bytes_acked,
         bytes_received: raw.bytes_received,
         bytes_sent: raw.bytes_sent,
+        bytes_retrans: raw.bytes_retrans,
         send_window: known(std::mem::offset_of!(RawTcpInfo, snd_wnd)).then_some(raw.snd_wnd),
     })
 }

@@ -231,6 +231,16 @@ impl<T> Session<T> {
         self.out.unsent()
     }
 
+    /// The offset behind the last byte written, and that of the first not yet handed to a connection.
+    pub fn written(&self) -> (u64, u64) {
+        (self.out.written(), self.out.written() - self.out.unsent())
+    }
+
+    /// A beat was asked for and is not yet written.
+    pub fn owes_ping(&self) -> bool {
+        self.ping.is_some()
+    }
+
     /// Memory for replay and promised to windows, in bytes.
     pub fn memory(&self) -> u64 {
         self.out.memory() + self.pool.used

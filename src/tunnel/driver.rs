@@ -6,6 +6,7 @@
 //! acknowledgements, credit, fairness and the bounds.
 
 mod act;
+mod passage;
 mod place;
 mod ready;
 mod room;
@@ -311,9 +312,12 @@ impl Driver {
         self.session.received()
     }
 
-    /// The claim came to nothing: reads on.
+    /// The claim came to nothing: reads on. If the connection has broken meanwhile, that is told now.
     pub fn thaw(&mut self) {
         self.frozen = false;
+        if let Some((reason, error)) = self.connection.as_mut().and_then(|connection| connection.broken.take()) {
+            self.lost(reason, error);
+        }
         self.ready.poke();
     }
 
@@ -510,8 +514,7 @@ impl Driver {
         if self.next_sweep.is_some_and(|at| now >= at) {
             self.sweep_streams(now);
         }
-        let pulse =
-            self.connection.as_ref().filter(|_| !self.frozen).map(|connection| connection.pulse.next_deadline());
+        let pulse = self.connection.as_ref().map(|connection| connection.pulse.next_deadline());
         let due = [pulse, self.next_sweep, self.read_again, self.blackhole].into_iter().flatten().min();
         let due = due.unwrap_or(now + Duration::from_secs(3600));
         // A deadline that has moved away is looked at when the timer rings: setting it for every byte would cost more.

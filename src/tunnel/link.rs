@@ -88,12 +88,13 @@ impl LinkTask {
             0 => Claims::new(numbers, now, seed),
             failed => Claims::after_failures(numbers, now, seed, failed),
         };
-        let counting = Counting::new(hub, slot);
+        let view = hub.status.add_link(slot.id);
+        let counting = Counting::new(hub, slot, &view);
         let driver = Driver::near(driver_settings(&current), counting.clone());
         Self {
             hub: hub.clone(),
             slot: slot.clone(),
-            view: hub.status.add_link(slot.id),
+            view,
             settings,
             endpoints,
             claims,

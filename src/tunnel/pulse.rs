@@ -204,6 +204,11 @@ impl Pulse {
         self.missed
     }
 
+    /// When bytes last came.
+    pub fn last_heard(&self) -> Instant {
+        self.last_heard
+    }
+
     pub fn rtt(&self) -> Option<Duration> {
         self.rtt
     }

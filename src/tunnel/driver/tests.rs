@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -255,7 +256,104 @@ async fn fault_29_a_reader_that_stalls_holds_up_nobody_else() {
     let client = road.open().await;
     tokio::time::timeout(Duration::from_secs(20), exchange(client, pattern(500_000, 9))).await.unwrap();
     drop(stalled);
-    let near = road.near.clone();
-    until("all are over", || near.closed.lock().unwrap().len() == 5).await;
+    let (near, far) = (road.near.clone(), road.far.clone());
+    until("all are over", || near.closed.lock().unwrap().len() == 5 && far.closed.lock().unwrap().len() == 5).await;
     road.end().await;
+}
+
+/// A near end whose peer never reads, and a client who goes on talking a little. Returns when it was given up.
+async fn given_up(mut near: Driver, mut client: TcpStream) -> Duration {
+    let talk = tokio::spawn(async move {
+        while client.write_all(b"anybody there?").await.is_ok() {
+            tokio::time::sleep(20 * MS).await;
+        }
+    });
+    let began = Instant::now();
+    let given_up = async {
+        loop {
+            match near.next().await {
+                Event::Lost { reason, .. } => {
+                    assert_eq!(reason, LossReason::Heartbeat);
+                    return began.elapsed();
+                }
+                Event::Suspect | Event::Recovered => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let took = tokio::time::timeout(Duration::from_secs(20), given_up).await.expect("it is given up");
+    talk.abort();
+    took
+}
+
+async fn talking() -> (Driver, TcpStream, TcpStream) {
+    let mut near = Driver::near(settings(), Arc::<Seen>::default());
+    let (a, peer) = pair().await;
+    near.attach(Wire::plain(a), 0, Vec::new(), MS).unwrap();
+    let (client, local) = pair().await;
+    let local = Local { stream: Stream::Tcp(local), guard: Box::new(()) };
+    assert!(near.open("echo", None, None, 0, local).is_ok());
+    (near, client, peer)
+}
+
+/// Its kernel acknowledges all the while, and there is always something more to be acknowledged.
+#[tokio::test]
+async fn fault_13_a_peer_that_hangs_is_given_up_within_the_budget_however_clients_talk_on() {
+    let (near, client, _peer) = talking().await;
+    let took = given_up(near, client).await;
+    assert!(took < settings().beats.budget() + 700 * MS, "{took:?}");
+}
+
+/// A claim that nobody answers must not keep a dead connection.
+#[tokio::test]
+async fn fault_13_a_peer_that_hangs_is_given_up_while_a_claim_is_under_way() {
+    let (mut near, client, _peer) = talking().await;
+    near.freeze();
+    let took = given_up(near, client).await;
+    assert!(took < settings().beats.budget() + 700 * MS, "{took:?}");
+}
+
+/// What comes meanwhile waits in the kernel: it is a sign of life, though nobody reads it.
+#[tokio::test]
+async fn a_connection_that_is_not_read_is_not_given_up_while_bytes_come() {
+    let (mut near, client, mut peer) = talking().await;
+    near.freeze();
+    let peer = tokio::spawn(async move {
+        for _ in 0..30 {
+            peer.write_all(b"x").await.unwrap();
+            tokio::time::sleep(100 * MS).await;
+        }
+        peer
+    });
+    let took = given_up(near, client).await;
+    assert!(took > 3000 * MS, "{took:?}, and bytes came for three seconds");
+    drop(peer);
+}
+
+/// A gateway that grants a claim closes the old connection, and its answer comes a moment later: no loss, unless the claim
+/// comes to nothing.
+#[tokio::test]
+async fn a_reset_while_a_claim_is_under_way_is_a_loss_only_if_the_claim_fails() {
+    for granted in [true, false] {
+        let (mut near, mut client, peer) = talking().await;
+        let received = near.freeze();
+        SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(peer);
+        client.write_all(b"into the void").await.unwrap();
+        let quiet = tokio::time::timeout(400 * MS, near.next()).await;
+        assert!(quiet.is_err() && near.has_wire(), "{quiet:?}");
+        if granted {
+            let (a, mut peer) = pair().await;
+            near.attach(Wire::plain(a), received, Vec::new(), MS).unwrap();
+            let mut bytes = vec![0; 256];
+            let count = tokio::select! {
+                count = peer.read(&mut bytes) => count.unwrap(),
+                event = near.next() => panic!("{event:?}"),
+            };
+            assert!(count > 0, "what was said is said again");
+        } else {
+            near.thaw();
+            assert!(matches!(near.next().await, Event::Lost { reason: LossReason::Reset, .. }));
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use super::passage::Passage;
 use super::room::Room;
 use super::{Driver, Event, RECORD, Reading, with_scratch};
 use crate::config::Beats;
@@ -16,6 +17,8 @@ use crate::tunnel::pulse::{Death, Pulse, Verdict};
 
 /// With less room than this left, no local socket is read.
 const WORTHWHILE: u64 = 16 * 1024;
+/// The kernel tells times in its own ticks: bytes read at once may seem to have come so much later.
+const TICK: Duration = Duration::from_millis(20);
 
 /// A connection the session runs over.
 pub(super) struct Connection {
@@ -25,6 +28,11 @@ pub(super) struct Connection {
     preface: Vec<u8>,
     written: usize,
     room: Room,
+    /// Of the beat awaited.
+    passage: Passage,
+    /// Why nothing more can be written. Told once the claim that is out is decided: a gateway that grants it closes this
+    /// connection before its answer arrives.
+    pub broken: Option<(LossReason, String)>,
 }
 
 impl Connection {
@@ -35,12 +43,32 @@ impl Connection {
         // Where the kernel has neither, everything works, only less well under stress.
         let _ = wire.set_notsent_lowat(room.kernel as u32);
         let _ = socket::apply_rto_max(wire.tcp(), rto_max(beats));
-        Self { wire, pulse, preface, written: 0, room }
+        Self { wire, pulse, preface, written: 0, room, passage: Passage::default(), broken: None }
     }
 
     pub fn retune(&mut self, beats: &Beats, now: Instant) {
         self.pulse.retune(*beats, now);
         let _ = socket::apply_rto_max(self.wire.tcp(), rto_max(beats));
+    }
+
+    /// Looks whether bytes came that wait to be read, for while a claim is under way nothing is: a peer that answers no
+    /// claim either must not be waited for until the end of days. True when that ends a suspicion.
+    fn was_heard(&mut self, now: Instant) -> bool {
+        if now < self.pulse.next_deadline() {
+            return false;
+        }
+        let Ok(info) = self.wire.tcp_info() else { return false };
+        let came = now.checked_sub(info.last_data_received);
+        came.filter(|came| *came > self.pulse.last_heard() + TICK).is_some_and(|came| self.pulse.heard(came))
+    }
+
+    /// The kernel has all that was given to the wire: where does the beat awaited end in it?
+    fn note_passage(&mut self) {
+        if self.passage == Passage::Handed
+            && let Ok(info) = self.wire.tcp_info()
+        {
+            self.passage.in_kernel(&info);
+        }
     }
 
     /// The socket takes no more: how fast is it?
@@ -132,10 +160,17 @@ impl Driver {
         if self.blackhole.is_some() {
             return false;
         }
-        let Some(connection) = &self.connection else { return false };
+        let Some(connection) = self.connection.as_ref().filter(|connection| connection.broken.is_none()) else {
+            return false;
+        };
         let (room, tls) = (connection.room.session, connection.wire.is_tls());
         if self.session.unsent() < room {
             self.session.emit(room, now);
+        }
+        if !self.session.owes_ping()
+            && let Some(connection) = &mut self.connection
+        {
+            connection.passage.emitted(self.session.written().0);
         }
         let filled = self.fill(room, tls);
         let moved = self.send(context, now);
@@ -221,13 +256,17 @@ impl Driver {
             if bytes.is_empty() {
                 match connection.wire.poll_flush(context) {
                     Poll::Ready(Err(error)) => break error,
-                    _ => return moved,
+                    Poll::Ready(Ok(())) => connection.note_passage(),
+                    Poll::Pending => {}
                 }
+                return moved;
             }
             let of_preface = !preface.is_empty();
             match connection.wire.poll_write(context, bytes) {
                 Poll::Ready(Ok(count)) => {
                     moved = true;
+                    // All that was taken before has gone to the kernel.
+                    connection.note_passage();
                     if of_preface {
                         connection.written += count;
                         if connection.written == connection.preface.len() {
@@ -235,6 +274,10 @@ impl Driver {
                         }
                     } else {
                         self.session.sent(count);
+                        connection.passage.taken(self.session.written().1);
+                        if !connection.wire.is_tls() {
+                            connection.note_passage();
+                        }
                     }
                 }
                 Poll::Ready(Err(error)) => break error,
@@ -250,13 +293,12 @@ impl Driver {
 
     /// Beats, or gives the connection up.
     pub(super) fn judge(&mut self, now: Instant) -> bool {
-        // While a claim is under way nothing is read, so nobody is judged.
-        if self.frozen {
-            return false;
-        }
         let Some(connection) = &mut self.connection else { return false };
-        let wire = &connection.wire;
-        let verdict = connection.pulse.tick(now, || delivery(wire));
+        if self.frozen && connection.was_heard(now) {
+            self.events.push_back(Event::Recovered);
+        }
+        let (wire, passage) = (&connection.wire, &connection.passage);
+        let verdict = connection.pulse.tick(now, || delivery(wire, passage));
         match verdict {
             Verdict::Quiet => return false,
             Verdict::Beat => {}
@@ -271,11 +313,16 @@ impl Driver {
                     Death::Silent => "no beat was answered within the detection budget",
                     Death::Stalled => "beats are answered, and data is not acknowledged",
                 };
-                self.lost(LossReason::Heartbeat, error.to_owned());
+                let (reason, error) =
+                    connection.broken.take().unwrap_or_else(|| (LossReason::Heartbeat, error.to_owned()));
+                self.lost(reason, error);
                 return true;
             }
         }
         let clock = connection.pulse.beat_sent(now);
+        if connection.pulse.awaited() == Some(clock) {
+            connection.passage = Passage::Asked;
+        }
         self.session.ping(clock);
         self.observer.beat_sent();
         true
@@ -287,10 +334,13 @@ impl Driver {
             io::ErrorKind::InvalidData => LossReason::Protocol,
             _ => LossReason::Error,
         };
-        self.lost(reason, error.to_string());
+        match &mut self.connection {
+            Some(connection) if self.frozen => connection.broken = Some((reason, error.to_string())),
+            _ => self.lost(reason, error.to_string()),
+        }
     }
 
-    fn lost(&mut self, reason: LossReason, error: String) {
+    pub(super) fn lost(&mut self, reason: LossReason, error: String) {
         self.drop_wire();
         self.events.push_back(Event::Lost { reason, error });
     }
@@ -307,10 +357,10 @@ impl Driver {
 }
 
 /// What the kernel says of the bytes sent.
-fn delivery(wire: &Wire) -> Option<Delivery> {
+fn delivery(wire: &Wire, passage: &Passage) -> Option<Delivery> {
     let info = wire.tcp_info().ok()?;
     Some(Delivery {
-        all_acknowledged: info.unacked == 0 && info.notsent_bytes == 0,
+        all_acknowledged: passage.has_arrived(&info),
         acknowledged: info.bytes_acked,
         last_acknowledged: info.last_ack_received,
     })

@@ -190,7 +190,7 @@ impl LinkTask {
         self.known = None;
         self.alive = None;
         let settings = self.settings.borrow().clone();
-        self.counting = Counting::new(&self.hub, &self.slot);
+        self.counting = Counting::new(&self.hub, &self.slot, &self.view);
         self.driver = Driver::near(driver_settings(&settings), self.counting.clone());
     }
 }

@@ -12,7 +12,7 @@ use crate::metrics::{
     CloseReason, DialOutcome, Direction, Label, LinkState, LossReason, ResumeOutcome, UpstreamMetrics, unix_now,
 };
 use crate::session::Violation;
-use crate::status::{Event, LinkView, SessionFigures};
+use crate::status::{Event, LinkStatus, LinkView, SessionFigures};
 use crate::tunnel::claims::{AttemptId, Gone, State};
 use crate::tunnel::driver::Observer;
 use crate::tunnel::hub::Hub;
@@ -30,14 +30,15 @@ pub(super) struct Way {
 pub(super) struct Counting {
     metrics: Arc<UpstreamMetrics>,
     slot: Arc<Slot>,
+    view: Arc<LinkStatus>,
     /// The session's, once there is one.
     figures: ArcSwapOption<SessionFigures>,
 }
 
 impl Counting {
-    pub fn new(hub: &Arc<Hub>, slot: &Arc<Slot>) -> Arc<Self> {
+    pub fn new(hub: &Arc<Hub>, slot: &Arc<Slot>, view: &Arc<LinkStatus>) -> Arc<Self> {
         let metrics = hub.status.metrics.clone();
-        Arc::new(Self { metrics, slot: slot.clone(), figures: ArcSwapOption::empty() })
+        Arc::new(Self { metrics, slot: slot.clone(), view: view.clone(), figures: ArcSwapOption::empty() })
     }
 }
 
@@ -59,10 +60,12 @@ impl Observer for Counting {
 
     fn beat_missed(&self) {
         self.metrics.beats_missed.inc();
+        self.view.update(|view| view.misses += 1);
     }
 
     fn beat_answered(&self, rtt: Duration) {
         self.metrics.rtt.observe(rtt.as_secs_f64());
+        self.view.update(|view| (view.rtt, view.misses) = (Some(rtt), 0));
     }
 
     fn received(&self) {
@@ -86,7 +89,9 @@ impl Observer for Counting {
 impl LinkTask {
     /// Shows where the link stands.
     pub(super) fn show(&mut self) {
-        let (rtt, misses) = (self.driver.path_rtt(), self.driver.missed());
+        // Of a connection that has answered no beat yet; later ones are shown as they come.
+        let rtt = self.view.view().rtt.or(self.driver.path_rtt());
+        let misses = self.driver.missed();
         let dialling = self.claims.in_flight().next().is_some();
         let (state, attempt, retry_at) = match self.claims.state() {
             State::Connecting { attempt } => (LinkState::Connecting, attempt, None),
@@ -113,7 +118,7 @@ impl LinkTask {
             let last_error = self.last_error.clone();
             self.view.update(|view| {
                 (view.state, view.attempt, view.misses, view.retry_at) = (state, attempt, misses, retry_at);
-                view.rtt = rtt.or(view.rtt);
+                view.rtt = rtt;
                 (view.endpoint, view.address, view.last_error) = (endpoint, connected, last_error);
             });
             self.hub.status.show_wait();
@@ -216,6 +221,7 @@ impl LinkTask {
         }
         self.up_since = Some(Instant::now());
         self.at = Some(way.endpoint.clone());
+        self.view.update(|view| view.rtt = Some(way.rtt));
         self.alive = Some(self.hub.stay_alive(&way.endpoint.name));
         self.last_error = None;
         let outage = self.lost_at.take().map(|since| since.elapsed());

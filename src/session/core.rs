@@ -30,6 +30,11 @@ use crate::config::Beats;
 
 /// What may be outstanding for replay at least: below, a local network is held up; 8 MiB cost 16 % in cache misses.
 const REPLAY_LEAST: u64 = 2 * 1024 * 1024;
+/// The same over a long path, where no byte stays in the cache until it is acknowledged, and growing from less would take
+/// many round trips.
+const REPLAY_LEAST_FAR: u64 = 8 * 1024 * 1024;
+/// A round trip from which on a path is long.
+pub(super) const LONG_PATH: Duration = Duration::from_millis(2);
 /// An ACK goes out after so many bytes at the latest.
 const ACK_EVERY: u64 = 128 * 1024;
 /// A peer that keeps next to nothing is not told of every byte.
@@ -248,8 +253,10 @@ impl<T> Session<T> {
 
     /// What may be outstanding for replay at this moment: twice what the path holds.
     pub fn replay_limit(&self) -> u64 {
-        let path = 2.0 * self.rate.bytes * self.rtt.unwrap_or_default().as_secs_f64();
-        (path as u64).max(REPLAY_LEAST).min(self.limits.buffer)
+        let rtt = self.rtt.unwrap_or_default();
+        let path = 2.0 * self.rate.bytes * rtt.as_secs_f64();
+        let least = if rtt >= LONG_PATH { REPLAY_LEAST_FAR } else { REPLAY_LEAST };
+        (path as u64).max(least).min(self.limits.buffer)
     }
 
     /// Bytes promised to windows.
@@ -350,7 +357,7 @@ impl<T> Session<T> {
     /// A stream that the peer opened is taken.
     pub fn accept(&mut self, stream: u32) {
         // Over a long path the first window is a matter of round trips: it is widened at once.
-        let far = self.rtt.is_some_and(|rtt| rtt > Duration::from_millis(2));
+        let far = self.rtt.is_some_and(|rtt| rtt >= LONG_PATH);
         self.say(stream, |pending| {
             pending.opened = true;
             pending.credit |= far;

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::core::LONG_PATH;
 use super::violation::Violation;
 
 /// What a sender may send of a new stream before its first CREDIT.
@@ -46,6 +47,13 @@ impl Pool {
     fn most(&self) -> u64 {
         self.free() / 4
     }
+}
+
+/// The least for a stream that has shown need. Over a long path the window's bytes are on their way most of the time, and to
+/// grow from little would take many round trips.
+fn least(alone: bool, rtt: Option<Duration>) -> u64 {
+    let far = if rtt.is_some_and(|rtt| rtt >= LONG_PATH) { 4 } else { 1 };
+    far * if alone { ALONE } else { SHARED }
 }
 
 /// The receiving window of one stream.
@@ -119,7 +127,7 @@ impl Window {
         let wanted = if self.delivered >= u64::from(FIRST) {
             let rate = self.passed as f64 / elapsed.as_secs_f64();
             let path = (2.0 * rate * rtt.unwrap_or(UNKNOWN).as_secs_f64()) as u64;
-            path.clamp(if alone { ALONE } else { SHARED }, LARGEST)
+            path.clamp(least(alone, rtt), LARGEST)
         } else {
             self.size
         };

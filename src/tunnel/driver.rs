@@ -6,6 +6,7 @@
 //! acknowledgements, credit, fairness and the bounds.
 
 mod act;
+mod cork;
 mod passage;
 mod place;
 mod ready;
@@ -153,6 +154,8 @@ pub struct Driver {
     /// Read and not yet parsed, for the peer is too fast.
     rest: Vec<u8>,
     read_again: Option<Instant>,
+    /// Small writes wait for others until then.
+    send_again: Option<Instant>,
     events: VecDeque<Event>,
     rung: Vec<u32>,
     sent: u64,
@@ -196,6 +199,7 @@ impl Driver {
             frozen: false,
             rest: Vec::new(),
             read_again: None,
+            send_again: None,
             events: VecDeque::new(),
             rung: Vec::new(),
             sent: 0,
@@ -510,12 +514,16 @@ impl Driver {
             self.read_again = None;
             busy = true;
         }
+        if self.send_again.is_some_and(|at| now >= at) {
+            self.send_again = None;
+            busy = true;
+        }
         busy |= self.judge(now);
         if self.next_sweep.is_some_and(|at| now >= at) {
             self.sweep_streams(now);
         }
         let pulse = self.connection.as_ref().map(|connection| connection.pulse.next_deadline());
-        let due = [pulse, self.next_sweep, self.read_again, self.blackhole].into_iter().flatten().min();
+        let due = [pulse, self.next_sweep, self.read_again, self.send_again, self.blackhole].into_iter().flatten().min();
         let due = due.unwrap_or(now + Duration::from_secs(3600));
         // A deadline that has moved away is looked at when the timer rings: setting it for every byte would cost more.
         if due < self.armed || now >= self.armed {

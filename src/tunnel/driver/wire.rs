@@ -4,6 +4,7 @@ use std::io;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use super::cork::Cork;
 use super::passage::Passage;
 use super::room::Room;
 use super::{Driver, Event, RECORD, Reading, with_scratch};
@@ -28,6 +29,7 @@ pub(super) struct Connection {
     preface: Vec<u8>,
     written: usize,
     room: Room,
+    cork: Cork,
     /// Of the beat awaited.
     passage: Passage,
     /// Why nothing more can be written. Told once the claim that is out is decided: a gateway that grants it closes this
@@ -43,7 +45,7 @@ impl Connection {
         // Where the kernel has neither, everything works, only less well under stress.
         let _ = wire.set_notsent_lowat(room.kernel as u32);
         let _ = socket::apply_rto_max(wire.tcp(), rto_max(beats));
-        Self { wire, pulse, preface, written: 0, room, passage: Passage::default(), broken: None }
+        Self { wire, pulse, preface, written: 0, room, cork: Cork::new(now), passage: Passage::default(), broken: None }
     }
 
     pub fn retune(&mut self, beats: &Beats, now: Instant) {
@@ -173,6 +175,12 @@ impl Driver {
             connection.passage.emitted(self.session.written().0);
         }
         let filled = self.fill(room, tls);
+        if let Some(connection) = &mut self.connection
+            && let Some(at) = connection.cork.holds(self.session.unsent(), self.session.rtt(), now)
+        {
+            self.send_again = Some(at);
+            return filled;
+        }
         let moved = self.send(context, now);
         if moved || filled {
             self.tell_pulse(now);

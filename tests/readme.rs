@@ -22,12 +22,39 @@ fn blocks<'t>(text: &'t str, language: &str) -> Vec<&'t str> {
 fn every_configuration_in_it_can_be_used() {
     let text = readme();
     let blocks = blocks(&text, "toml");
-    assert!(blocks.len() >= 3);
+    assert!(blocks.len() >= 5);
+    let files = pki();
+    let place = format!("{}/", files.path().display());
     for block in blocks {
-        if let Err(report) = config::parse("README.md", block, &|_| None) {
+        // The files it names are there, only elsewhere.
+        let block = block.replace("/etc/everlink/", &place);
+        if let Err(report) = config::parse("README.md", &block, &|_| None) {
             panic!("{block}\n{report}");
         }
     }
+}
+
+/// A CA, and a certificate of its for each end, by the names that the README gives them.
+fn pki() -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, text: String| {
+        let path = directory.path().join(name);
+        fs::write(&path, text).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("private");
+    };
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut ca = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    write("ca.pem", ca.self_signed(&key).expect("signed").pem());
+    let issuer = rcgen::Issuer::new(ca, key);
+    for name in ["gateway.example.net", "sidecar-a"] {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("parameters");
+        write(&format!("{name}.pem"), params.signed_by(&key, &issuer).expect("signed").pem());
+        write(&format!("{name}.key"), key.serialize_pem());
+    }
+    directory
 }
 
 #[test]
@@ -45,7 +72,11 @@ fn the_tutorial_means_what_the_tutorial_says() {
 #[test]
 fn the_shipped_configuration_can_be_used() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.toml");
-    let loaded = config::load(&path, &|_| None).unwrap_or_else(|report| panic!("{report}"));
+    let files = tempfile::tempdir().expect("a directory");
+    let token = files.path().join("token");
+    everlink::demo::provide_token(&token).expect("made");
+    let named = |name: &str| (name == everlink::demo::TOKEN.0).then(|| token.display().to_string());
+    let loaded = config::load(&path, &named).unwrap_or_else(|report| panic!("{report}"));
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
     let ports: Vec<_> = loaded.config.upstreams["echo"].listen.iter().map(ToString::to_string).collect();
     assert_eq!(ports, ["127.0.0.1:7000"]);

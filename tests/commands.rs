@@ -215,29 +215,43 @@ fn what_is_no_command_gets_help_and_exit_code_2() {
     assert!(none.status.code() == Some(1) && text(&none).contains("--socket"), "{none:?}");
 }
 
-/// The shipped configuration at other ports: client's, server's, HTTP's.
-fn shipped(ports: [u16; 3]) -> String {
+/// The shipped configuration at other ports: client's, server's, HTTP's, the tunnel's client's, the gateway's.
+fn shipped(ports: [u16; 5]) -> String {
     let shipped = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config.toml")).expect("shipped");
     let mut config = shipped;
-    for (old, new) in [7000, 7100, 9900].into_iter().zip(ports) {
+    for (old, new) in [7000, 7100, 9900, 7001, 7443].into_iter().zip(ports) {
         let (old, new) = (format!("\"127.0.0.1:{old}\""), format!("\"127.0.0.1:{new}\""));
-        assert_eq!(config.matches(&old).count(), 1, "{old}");
+        // The server is an endpoint and a service, the gateway an endpoint and a listener.
+        assert_eq!(config.matches(&old).count(), if [7100, 7443].contains(&old_port(&old)) { 2 } else { 1 }, "{old}");
         config = config.replace(&old, &new);
     }
     config
 }
 
-fn demo(ports: [u16; 3]) -> (Place, Command) {
+fn old_port(address: &str) -> u16 {
+    address.trim_matches('"').rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
+}
+
+fn five_ports() -> [u16; 5] {
+    std::array::from_fn(|_| free_port())
+}
+
+fn demo(ports: [u16; 5]) -> (Place, Command) {
     let place = Place::new(&shipped(ports));
     let mut command = Command::new(EVERLINK);
     command.arg("demo").arg("--config").arg(place.config()).env("EVERLINK_ADMIN", place.at("admin.sock"));
+    command.env("EVERLINK_TOKEN_FILE", place.at("token"));
     (place, command)
 }
 
 #[test]
 fn the_shipped_config_is_one_that_runs() {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.toml");
-    let checked = check(&shipped);
+    let place = Place::new("");
+    let token = place.at("token");
+    everlink::demo::provide_token(Path::new(&token)).expect("made");
+    let checked = Command::new(EVERLINK).arg("check").arg(shipped).env("EVERLINK_TOKEN_FILE", token).output();
+    let checked = checked.expect("run");
     assert_eq!(checked.status.code(), Some(0), "{checked:?}");
     let told = text(&checked);
     assert!(!told.contains("warning") && told.contains("14s"), "{told}");
@@ -245,13 +259,15 @@ fn the_shipped_config_is_one_that_runs() {
 
 #[test]
 fn the_demo_runs_without_a_terminal_and_takes_edits() {
-    let ports = [free_port(), free_port(), free_port()];
+    let ports = five_ports();
     let (place, command) = demo(ports);
     let mut program = Program::start_as(place, command);
     assert_eq!(program.http(), at(ports[2]));
     program.until_up("echo");
     assert_eq!(exchange(at(ports[0]), b"hello").expect("carried"), b"hello");
     assert_eq!(exchange(at(ports[0]), b"ping").expect("carried"), b"pong");
+    program.until_up("site");
+    assert_eq!(exchange(at(ports[3]), b"hello").expect("through the tunnel"), b"hello");
     let config = std::fs::read_to_string(program.place.config()).expect("read");
     program.place.replace(&config.replace("interval = \"5s\"", "interval = \"2s\""));
     program.until_metric("everlink_heartbeat_interval_seconds{upstream=\"echo\"}", 2.0);
@@ -264,7 +280,7 @@ fn the_demo_runs_without_a_terminal_and_takes_edits() {
 fn the_demo_says_which_port_is_taken() {
     let rival = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
     let taken = rival.local_addr().expect("an address");
-    let (place, command) = demo([free_port(), taken.port(), free_port()]);
+    let (place, command) = demo([free_port(), taken.port(), free_port(), free_port(), free_port()]);
     let mut program = Program::spawn(place, command);
     assert_eq!(program.ended().code(), Some(1));
     eventually("told", || program.logged(&format!("cannot listen on {taken}")) == 1);
@@ -298,26 +314,62 @@ impl Drop for Terminal {
     }
 }
 
+/// What the demo is for: the link is cut silently, and a connection that is open goes on afterwards.
+fn a_connection_outlives_the_cut(terminal: &mut Terminal, tunnel: SocketAddr, http: SocketAddr) {
+    use std::io::Read;
+    let mut client = std::net::TcpStream::connect(tunnel).expect("connected");
+    let mut say = |text: &[u8], within: Duration| {
+        client.set_read_timeout(Some(within)).expect("set");
+        client.write_all(text).expect("sent");
+        let mut answer = vec![0; text.len()];
+        client.read_exact(&mut answer).map(|()| answer)
+    };
+    assert_eq!(say(b"before", Duration::from_secs(10)).expect("answered"), b"before");
+    terminal.type_line("c");
+    let began = Instant::now();
+    // The key has been heard once nothing comes back.
+    let mut unheard = 0;
+    while say(b"x", Duration::from_millis(500)).is_ok() {
+        assert!(began.elapsed() < Duration::from_secs(5), "the link was not cut");
+        unheard += 1;
+        std::thread::yield_now();
+    }
+    let after = say(b"after", Duration::from_secs(30)).expect("answered");
+    let took = began.elapsed();
+    // The byte said into the cut comes first.
+    assert_eq!(after, b"xafte", "{unheard}");
+    assert!(took >= Duration::from_secs(9) && took < Duration::from_secs(20), "{took:?}");
+    eventually("counted", || {
+        let body = get(http, "/metrics").expect("answered").1;
+        harness::sum(&body, "everlink_session_streams_saved_total", "site") >= 1.0
+    });
+}
+
 #[test]
 fn on_a_terminal_the_demo_stops_its_server_and_the_link_falls_and_returns() {
-    let ports = [free_port(), free_port(), free_port()];
+    let ports = five_ports();
     let place = Place::new(&shipped(ports).replace("max = \"30s\"", "max = \"1s\""));
     let line = format!("exec {EVERLINK} demo --config {}", place.config().display());
     let child = Command::new("script")
         .args(["-qefc", &line])
         .arg(place.at("typescript"))
         .env("EVERLINK_ADMIN", place.at("admin.sock"))
+        .env("EVERLINK_TOKEN_FILE", place.at("token"))
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()
         .expect("script runs");
     let mut terminal = Terminal { child, ended: false };
-    let up = || {
+    let up_of = |upstream: &str| {
         let (_, body) = get(at(ports[2]), "/metrics").ok()?;
-        body.lines().find_map(|line| line.strip_prefix("everlink_upstream_up{upstream=\"echo\"} ")).map(str::to_owned)
+        let series = format!("everlink_upstream_up{{upstream=\"{upstream}\"}} ");
+        body.lines().find_map(|line| line.strip_prefix(&series)).map(str::to_owned)
     };
+    let up = || up_of("echo");
     eventually("up", || up().as_deref() == Some("1"));
+    eventually("the tunnel is up", || up_of("site").as_deref() == Some("1"));
     terminal.type_line("h");
+    a_connection_outlives_the_cut(&mut terminal, at(ports[3]), at(ports[2]));
     terminal.type_line("s");
     let began = Instant::now();
     eventually("down", || up().as_deref() == Some("0"));
@@ -334,7 +386,7 @@ fn on_a_terminal_the_demo_stops_its_server_and_the_link_falls_and_returns() {
     terminal.ended = true;
     let shown = std::fs::read_to_string(place.at("typescript")).expect("read");
     assert!(
-        shown.contains("type s and Enter") && shown.contains("link up") && !shown.contains("{\"timestamp\""),
+        shown.contains("s and Enter to stop") && shown.contains("link up") && !shown.contains("{\"timestamp\""),
         "{shown}"
     );
 }

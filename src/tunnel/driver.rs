@@ -523,7 +523,8 @@ impl Driver {
             self.sweep_streams(now);
         }
         let pulse = self.connection.as_ref().map(|connection| connection.pulse.next_deadline());
-        let due = [pulse, self.next_sweep, self.read_again, self.send_again, self.blackhole].into_iter().flatten().min();
+        let due =
+            [pulse, self.next_sweep, self.read_again, self.send_again, self.blackhole].into_iter().flatten().min();
         let due = due.unwrap_or(now + Duration::from_secs(3600));
         // A deadline that has moved away is looked at when the timer rings: setting it for every byte would cost more.
         if due < self.armed || now >= self.armed {

@@ -55,7 +55,7 @@ impl Live {
             peer = peer.map(tracing::field::display),
             epoch = self.epoch,
             streams = self.driver.streams(),
-            ?outage,
+            outage = outage.map(tracing::field::debug),
             "a session goes on over a new connection"
         );
         Ok(())

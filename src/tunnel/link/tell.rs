@@ -255,7 +255,7 @@ impl LinkTask {
             address,
             streams,
             replayed_bytes = again,
-            ?outage,
+            outage = outage.map(tracing::field::debug),
             "session resumed"
         );
         self.event_of("resumed", endpoint, None, format!("{streams} streams go on, {again} bytes were sent again"));

@@ -323,9 +323,18 @@ impl Program {
         });
     }
 
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child of ours").is_none()
+    }
+
     /// Ends it by SIGTERM; it must drain and leave with 0. Returns its whole log.
-    pub fn stop(mut self) -> String {
+    pub fn stop(self) -> String {
         send("TERM", self.child.id());
+        self.left()
+    }
+
+    /// Waits for its end, as of one that was told to drain; it must leave with 0. Returns its whole log.
+    pub fn left(mut self) -> String {
         let status = ended(&mut self.child, PATIENCE);
         for reader in self.readers.drain(..) {
             let _ = reader.join();

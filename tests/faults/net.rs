@@ -1,4 +1,5 @@
 //! Network namespaces joined by a wire, and what can be done to the wire.
+#![allow(dead_code)] // each test binary uses its own part
 
 use std::fs::File;
 use std::io::Write;
@@ -115,6 +116,22 @@ impl Namespace {
         command
     }
 
+    /// The same command, to run inside.
+    pub fn enclose(&self, command: &Command) -> Command {
+        let mut inside = self.command(command.get_program().to_str().expect("a path in UTF-8"));
+        inside.args(command.get_args()).stdin(Stdio::null());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => inside.env(name, value),
+                None => inside.env_remove(name),
+            };
+        }
+        if let Some(directory) = command.get_current_dir() {
+            inside.current_dir(directory);
+        }
+        inside
+    }
+
     /// A client inside, with patience.
     pub fn connect(&self, address: &str) -> TcpStream {
         let address: SocketAddr = address.parse().expect("an address");
@@ -138,6 +155,11 @@ impl Namespace {
         self.meddle(matches, "drop")
     }
 
+    /// What is said of the wire's queue, by `tc` inside; packages iproute2.
+    pub fn tc(&self, arguments: &[&str]) {
+        run(self.command("tc").args(arguments), "iproute2");
+    }
+
     /// Answers what arrives and matches with a reset, as a firewall or a load balancer without a memory would.
     pub fn reset(&self, matches: &str) -> Fault<'_> {
         self.meddle(matches, "reject with tcp reset")
@@ -151,7 +173,7 @@ impl Namespace {
         Fault { at: self, chain }
     }
 
-    fn nft(&self, script: &str) -> String {
+    pub fn nft(&self, script: &str) -> String {
         let mut command = self.command("nft");
         command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the tool `ip` runs (package iproute2)");

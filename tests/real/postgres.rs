@@ -11,25 +11,32 @@ use tempfile::TempDir;
 use crate::common::program::{
     Daemon, Program, command, directory, finished, free_port, program, succeeded, user, wait_until, wait_within,
 };
+use crate::faults::net::Namespace;
 
 /// A cluster of its own. The server refuses to run as root, so root runs it as the user of the Debian package.
-struct Postgres {
-    port: u16,
+pub(super) struct Postgres<'n> {
+    pub(super) port: u16,
+    /// Where it runs, if not here.
+    place: Option<&'n Namespace>,
     directory: TempDir,
     settings: Vec<String>,
     server: Option<Daemon>,
 }
 
-impl Postgres {
+impl<'n> Postgres<'n> {
     /// `settings`: further `name=value` of the server.
     fn start(settings: &[&str]) -> Self {
+        Self::start_in(None, settings)
+    }
+
+    pub(super) fn start_in(place: Option<&'n Namespace>, settings: &[&str]) -> Self {
         let directory = directory();
         if user() == 0 {
             let id = |flag| succeeded(command("id").args([flag, "postgres"])).trim().parse().expect("a number");
             chown(directory.path(), Some(id("-u")), Some(id("-g"))).expect("given to the user postgres");
         }
         let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
-        let mut postgres = Self { port: free_port(), directory, settings, server: None };
+        let mut postgres = Self { port: free_port(), place, directory, settings, server: None };
         let data = postgres.directory.path().join("data");
         let mut initdb = unprivileged("initdb");
         initdb.args(["--no-sync", "--auth=trust", "--username=postgres", "--no-locale", "--encoding=UTF8", "-D"]);
@@ -48,8 +55,19 @@ impl Postgres {
         for setting in &self.settings {
             server.args(["-c", setting]);
         }
-        let serves = || psql(self.port).arg("-c").arg("select").output().is_ok_and(|output| output.status.success());
+        let serves = || {
+            let mut psql = self.there(psql(self.port));
+            psql.arg("-c").arg("select").output().is_ok_and(|output| output.status.success())
+        };
+        let mut server = self.there(server);
         self.server = Some(Daemon::start(&mut server, &self.directory.path().join("log")).until_ready(serves));
+    }
+
+    fn there(&self, command: Command) -> Command {
+        match self.place {
+            Some(place) => place.enclose(&command),
+            None => command,
+        }
     }
 
     /// A fast shutdown: clients are cut, nothing is lost.
@@ -74,7 +92,7 @@ impl Postgres {
     }
 }
 
-impl Drop for Postgres {
+impl Drop for Postgres<'_> {
     fn drop(&mut self) {
         // Killed, it would leave its shared memory behind.
         if let Some(server) = self.server.take() {
@@ -94,7 +112,7 @@ fn unprivileged(name: &str) -> Command {
     command
 }
 
-fn connected(name: &str, port: u16) -> Command {
+pub(super) fn connected(name: &str, port: u16) -> Command {
     let mut command = command(name);
     command.args(["-h", "127.0.0.1", "-U", "postgres", "-p", &port.to_string()]);
     // What the environment says about other servers must not matter.

@@ -11,20 +11,27 @@ use crate::common::PATIENCE;
 use crate::common::program::{
     Daemon, Program, command, directory, finished, free_port, succeeded, wait_until, wait_within,
 };
+use crate::faults::net::Namespace;
 
 /// A server without persistence on a port of its own.
-struct Redis {
-    port: u16,
+pub(super) struct Redis<'n> {
+    pub(super) port: u16,
+    /// Where it runs, if not here.
+    place: Option<&'n Namespace>,
     directory: TempDir,
     settings: Vec<String>,
     server: Option<Daemon>,
 }
 
-impl Redis {
+impl<'n> Redis<'n> {
     /// `settings`: further lines of its configuration, as arguments.
     fn start(settings: &[&str]) -> Self {
+        Self::start_in(None, settings)
+    }
+
+    pub(super) fn start_in(place: Option<&'n Namespace>, settings: &[&str]) -> Self {
         let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
-        let mut redis = Self { port: free_port(), directory: directory(), settings, server: None };
+        let mut redis = Self { port: free_port(), place, directory: directory(), settings, server: None };
         redis.start_again();
         redis
     }
@@ -33,7 +40,11 @@ impl Redis {
         let mut server = command("redis-server");
         server.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
         server.arg("--dir").arg(self.directory.path()).args(&self.settings);
-        let serves = || TcpStream::connect(("127.0.0.1", self.port)).is_ok();
+        let connect = || TcpStream::connect(("127.0.0.1", self.port)).is_ok();
+        let serves = || self.place.map_or_else(connect, |place| place.run(connect));
+        if let Some(place) = self.place {
+            server = place.enclose(&server);
+        }
         self.server = Some(Daemon::start(&mut server, &self.directory.path().join("log")).until_ready(serves));
     }
 

@@ -1,0 +1,5 @@
+//! Networks that fail, for other tests than those of `tests/faults.rs`.
+
+pub mod net;
+pub mod program;
+pub mod servers;

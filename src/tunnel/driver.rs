@@ -246,6 +246,11 @@ impl Driver {
         !self.session.is_going_away() && self.session.can_open()
     }
 
+    /// Another stream needs another session.
+    pub fn is_used_up(&self) -> bool {
+        self.session.is_used_up()
+    }
+
     /// The service of a stream that [`Event::Open`] told of is there. Late answers are dropped.
     pub fn accept(&mut self, stream: u32, local: Local) {
         match self.session.get(stream) {

@@ -92,11 +92,7 @@ impl Keeper {
 
     fn ended(&mut self, id: Id) -> Option<Arc<Slot>> {
         let slot = self.slots.remove(&id)?;
-        self.hub.remove_slot(slot.id);
-        // Whoever came to it in its last moment.
-        for client in slot.take_clients() {
-            self.hub.come_again(client);
-        }
+        self.hub.remove_slot(&slot);
         Some(slot)
     }
 

@@ -574,12 +574,11 @@ impl Driver {
 }
 
 impl Drop for Driver {
-    /// Whoever is still connected reads a reset: an end would be taken for the end of the data.
+    /// Whoever is still connected reads a reset: an end would be taken for the end of the data. That they are gone counts,
+    /// also where the owner's task panicked.
     fn drop(&mut self) {
         for stream in self.session.ids() {
-            if let Some(place) = self.session.release(stream) {
-                place.reset();
-            }
+            self.end(stream, None, CloseReason::Error);
         }
         if let Some(budget) = &self.settings.budget {
             budget.changed(self.told_memory, 0);

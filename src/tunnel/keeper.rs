@@ -40,6 +40,11 @@ impl Keeper {
 
     /// Runs until the upstream is removed.
     pub async fn run(mut self, stop: CancellationToken) {
+        // Those of a keeper that panicked: their tasks ended with it.
+        for slot in &*self.hub.slots() {
+            self.hub.remove_slot(slot);
+            self.hub.status.remove_link(slot.id);
+        }
         self.fill();
         loop {
             let expiry = self.hub.expire(Instant::now());
@@ -122,6 +127,8 @@ impl Keeper {
         if tokio::time::timeout(limit, gone).await.is_err() {
             tracing::warn!(upstream = self.hub.name, "links did not end within the drain and are given up");
         }
+        // Whoever came to one in its last moment is refused.
+        self.slots.values().for_each(|slot| self.hub.remove_slot(slot));
         self.hub.process.remove_upstream(&self.hub.status);
     }
 }

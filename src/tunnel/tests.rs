@@ -5,6 +5,7 @@ mod links;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -37,7 +38,7 @@ struct Stage {
     stop: CancellationToken,
     /// How long streams may stay once their link is to go.
     drain: watch::Sender<Duration>,
-    gateway: Gateway,
+    _gateway: Gateway,
     _files: tempfile::TempDir,
 }
 
@@ -77,7 +78,7 @@ impl Stage {
         hub.credentials.token.store(Some(Arc::new(super::token::read(&token).expect("fit"))));
         let stop = CancellationToken::new();
         let keeper = tokio::spawn(Keeper::new(hub.clone(), drain.subscribe()).run(stop.clone()));
-        Self { hub, keeper, stop, drain, gateway, _files: files }
+        Self { hub, keeper, stop, drain, _gateway: gateway, _files: files }
     }
 
     /// With its link up.
@@ -89,6 +90,12 @@ impl Stage {
 
     async fn is_up(&self) {
         eventually("the link is up", || self.hub.slots().iter().any(|slot| slot.is_open())).await;
+    }
+
+    /// A link other than that stands.
+    async fn has_another(&self, old: &Slot) {
+        let another = || self.hub.slots().iter().any(|slot| slot.id != old.id && slot.is_open());
+        eventually("another link stands", another).await;
     }
 
     /// The only link.
@@ -124,6 +131,12 @@ impl Stage {
 
     fn closed(&self, reason: CloseReason) -> u64 {
         self.hub.status.metrics.closed[reason.index()].get()
+    }
+
+    /// The link of that place is over, and nothing of it counts as carried.
+    async fn is_gone(&self, slot: &Slot) {
+        let connections = &self.hub.status.metrics.connections;
+        eventually("it is gone", || slot.streams.load(Ordering::Acquire) == 0 && connections.get() == 0).await;
     }
 
     /// Every client is gone, and every count says so.

@@ -64,11 +64,11 @@ async fn who_comes_again_stands_where_it_stood_and_is_refused_in_time() {
 async fn a_link_that_is_over_gives_a_client_back() {
     let stage = Stage::up().await;
     let slot = Slot::new(99, 0);
-    slot.open.store(true, std::sync::atomic::Ordering::Release);
+    slot.open.store(true, Ordering::Release);
     assert!(slot.close().is_empty());
     assert!(!slot.is_open());
     let (mut client, arrived) = arrival().await;
-    stage.slot().leaving.store(true, std::sync::atomic::Ordering::Release);
+    stage.slot().leaving.store(true, Ordering::Release);
     stage.hub.arrive(arrived, "echo".into(), 0);
     eventually("it waits", || stage.hub.status.metrics.waiting.get() == 1).await;
     stage.hub.opened(&slot);

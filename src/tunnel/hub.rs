@@ -16,6 +16,7 @@ use super::slot::{Client, Place, Slot, order};
 use crate::config;
 use crate::link::resolve::Resolver;
 use crate::listener::Arrived;
+use crate::listener::client::Socket;
 use crate::metrics::{EndpointMetrics, Label, RefuseReason};
 use crate::net::descriptors::Descriptors;
 use crate::net::tls::ClientTls;
@@ -116,7 +117,7 @@ impl Hub {
     pub fn remove_slot(&self, slot: &Slot) {
         self.slots.rcu(|slots| slots.iter().filter(|other| other.id != slot.id).cloned().collect::<Vec<_>>());
         for client in slot.close() {
-            self.come_again(client);
+            self.enter(client);
         }
     }
 
@@ -205,27 +206,32 @@ impl Hub {
     /// A client of `service` was accepted: hands it to a link, lets it wait, or refuses it.
     pub fn arrive(self: &Arc<Self>, arrived: Arrived, service: Arc<str>, hops: u8) {
         let Arrived { socket, peer, local } = arrived;
+        let accepted = Instant::now();
+        if let Some((socket, place)) = self.admit(socket) {
+            self.enter(Client { socket, accepted, service, peer, local, hops, place });
+        }
+    }
+
+    /// Counts a client in, or refuses it at the limit.
+    pub fn admit(self: &Arc<Self>, socket: Socket) -> Option<(Socket, Place)> {
         let metrics = &self.status.metrics;
         metrics.connections_total.inc();
-        let limits = &self.current().limits;
+        let most = self.current().limits.connections;
         let clients = self.clients.fetch_add(1, Ordering::AcqRel);
-        let descriptor = Descriptors::shared().try_take(1);
-        let Some(descriptor) = descriptor.filter(|_| clients < limits.connections) else {
-            self.left();
-            metrics.refuse(RefuseReason::Limit);
-            tracing::debug!(upstream = self.name, clients, "client refused: at the limit");
-            return socket.refuse();
-        };
-        let place = Place { hub: self.clone(), descriptor };
-        self.queue_up(Client { socket, accepted: Instant::now(), service, peer, local, hops, place });
+        match Descriptors::shared().try_take(1).filter(|_| clients < most) {
+            Some(descriptor) => Some((socket, Place { hub: self.clone(), descriptor })),
+            None => {
+                self.left();
+                metrics.refuse(RefuseReason::Limit);
+                tracing::debug!(upstream = self.name, clients, "client refused: at the limit");
+                socket.refuse();
+                None
+            }
+        }
     }
 
-    /// A client whose link turned out to be down, or full.
-    pub fn come_again(&self, client: Client) {
-        self.queue_up(client);
-    }
-
-    fn queue_up(&self, mut client: Client) {
+    /// A client that was admitted, known in full by now; or one whose link turned out to be down, or full.
+    pub fn enter(&self, mut client: Client) {
         let limits = &self.current().limits;
         let mut waiting = self.waiting();
         // With the list locked: a link that comes up now takes from the list whoever did not see it yet.
@@ -282,7 +288,7 @@ impl Hub {
         let clients = std::mem::take(&mut waiting.clients);
         self.status.metrics.waiting.set(0);
         drop(waiting);
-        clients.into_iter().filter_map(|client| slot.give(client)).for_each(|back| self.come_again(back));
+        clients.into_iter().filter_map(|client| slot.give(client)).for_each(|back| self.enter(back));
     }
 
     /// Refuses the clients who have waited for `limits.wait`; says when the next one will have.

@@ -150,7 +150,7 @@ impl LinkTask {
         self.driver.end_streams(ResetCode::Drained, CloseReason::Drained);
         for client in self.slot.close() {
             self.slot.one_less();
-            self.hub.come_again(client);
+            self.hub.enter(client);
         }
         if self.driver.has_wire() {
             self.driver.go_away(GoAwayCode::Done, Duration::ZERO);

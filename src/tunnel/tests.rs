@@ -25,7 +25,6 @@ use crate::link::resolve::Resolver;
 use crate::listener::Arrived;
 use crate::listener::client::Socket;
 use crate::metrics::{CloseReason, Label, LinkState, RefuseReason};
-use crate::status::Status;
 
 /// Nothing a test waits for takes longer, even on a machine under load.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -16,7 +16,7 @@ impl LinkTask {
                 self.carry(client);
             } else {
                 self.slot.one_less();
-                self.hub.come_again(client);
+                self.hub.enter(client);
             }
         }
         if before == 0 && self.driver.streams() > 0 {

@@ -147,11 +147,10 @@ impl LinkTask {
 
     /// Ends: what is left is reset, the gateway hears that the session is done with.
     async fn leave(mut self) {
-        self.slot.open.store(false, Ordering::Release);
         self.driver.end_streams(ResetCode::Drained, CloseReason::Drained);
-        for client in self.slot.take_clients() {
+        for client in self.slot.close() {
             self.slot.one_less();
-            self.hub.come_again(client);
+            self.hub.enter(client);
         }
         if self.driver.has_wire() {
             self.driver.go_away(GoAwayCode::Done, Duration::ZERO);
@@ -355,9 +354,6 @@ impl LinkTask {
     /// Something was said to this link from outside.
     fn told(&mut self) {
         let orders = self.slot.take_orders();
-        if orders & order::STOP != 0 {
-            return self.step(Input::Stop);
-        }
         if orders & order::CUT != 0 {
             self.driver.end_streams(ResetCode::Drained, CloseReason::Drained);
         }
@@ -433,6 +429,7 @@ impl LinkTask {
         if let Some(known) = &self.known {
             known.figures.set_buffer(settings.buffer);
         }
+        self.slot.takes(settings.streams);
         self.driver.retune(settings);
         if other_beats {
             self.driver.tune_peer(beats);

@@ -201,11 +201,13 @@ impl Driver {
             let quota = self.session.quota(stream, most);
             if quota == 0 {
                 // A CREDIT brings it back; or an ACK, if there is no room for replay or its OPEN still waits for that.
-                if self.session.has_credit(stream) {
-                    self.parked.push(stream);
-                }
+                let has_credit = self.session.has_credit(stream);
                 if let Some(place) = self.session.get(stream) {
-                    place.reading = Reading::NoCredit;
+                    place.reading = if has_credit { Reading::NoRoom } else { Reading::NoCredit };
+                    if has_credit {
+                        self.parked.push(stream);
+                    }
+                    self.stir(stream);
                 }
                 continue;
             }

@@ -156,6 +156,7 @@ impl LinkTask {
         let mut settings = driver_settings(&self.settings.borrow());
         settings.peer_buffer = known.resume.buffer;
         settings.streams = settings.streams.min(known.streams);
+        self.slot.takes(settings.streams);
         self.driver.retune(settings);
         match self.driver.attach(wire, welcome.welcome.received, Vec::new(), way.rtt) {
             Ok(again) => {

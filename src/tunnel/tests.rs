@@ -24,7 +24,7 @@ use crate::http::example;
 use crate::link::resolve::Resolver;
 use crate::listener::Arrived;
 use crate::listener::client::Socket;
-use crate::metrics::{CloseReason, Label, LinkState, RefuseReason};
+use crate::metrics::{CloseReason, DialOutcome, Label, LinkState, LossReason, RefuseReason};
 
 /// Nothing a test waits for takes longer, even on a machine under load.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -33,6 +33,9 @@ use tell::{Counting, Way};
 const LAST_WORDS: Duration = Duration::from_millis(300);
 /// A claim's answer is waited for at least this long, however short the heartbeat's timeout.
 const ANSWER_LEAST: Duration = Duration::from_secs(1);
+/// And for so many round trips, as its own connect has found them: a gateway that has heard the Hello gives the old
+/// connection up, so on a slow path an answer given up on costs the session both.
+const ANSWER_ROUND_TRIPS: u32 = 4;
 
 /// What became of an attempt's task.
 enum Done {
@@ -270,7 +273,8 @@ impl LinkTask {
             _ => return self.step_later(id, claims::Failure::Local),
         };
         let bytes = hello.encode(known.map(|known| &*known.secret), token.as_deref(), &binding);
-        let within = settings.retry.connect_timeout.min(settings.heartbeat.timeout.max(ANSWER_LEAST));
+        let patience = settings.heartbeat.timeout.max(ANSWER_LEAST).max(rtt * ANSWER_ROUND_TRIPS);
+        let within = settings.retry.connect_timeout.min(patience);
         let nonce = hello.nonce;
         let task = async move { (id, Done::Asked(attempt::ask(wire, bytes, nonce, within).await.map(Box::new))) };
         let handle = self.tasks.spawn(task);

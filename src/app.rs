@@ -235,7 +235,10 @@ impl<'l> App<'l> {
                         self.running.cut_silently(None, demo::OUTAGE);
                     }
                     "s" => servers.iter().for_each(|server: &demo::Server| server.go_away_for(demo::OUTAGE)),
-                    "q" => return self.leave().await,
+                    "q" => {
+                        tracing::info!(clients = self.running.clients().open, "leaving on request: open clients are reset");
+                        return self.leave().await;
+                    }
                     "" => {}
                     _ => println!("{}", demo::HELP),
                 },
@@ -292,7 +295,7 @@ impl<'l> App<'l> {
         self.admin.cancel();
         let cut = self.running.stop().await;
         if cut > 0 {
-            tracing::warn!(connections = cut, "the drain is over: what was left is reset");
+            tracing::warn!(connections = cut, "what was left is reset");
         }
         tracing::info!("everlink has stopped");
         ExitCode::SUCCESS

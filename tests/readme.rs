@@ -4,9 +4,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use everlink::config::{self, DefaultValue, Forward, Resume, Tunnel, Upstream, keys, show_duration, show_size};
+use everlink::config::{
+    self, DefaultValue, Forward, Loaded, Problem, Resume, Tunnel, Upstream, keys, show_duration, show_size,
+};
 use everlink::metrics::Metrics;
 
 fn readme() -> String {
@@ -18,43 +21,88 @@ fn blocks<'t>(text: &'t str, language: &str) -> Vec<&'t str> {
     text.split(fence.as_str()).skip(1).filter_map(|rest| rest.split("```").next()).collect()
 }
 
-#[test]
-fn every_configuration_in_it_can_be_used() {
-    let text = readme();
-    let blocks = blocks(&text, "toml");
-    assert!(blocks.len() >= 5);
-    let files = pki();
-    let place = format!("{}/", files.path().display());
-    for block in blocks {
-        // The files it names are there, only elsewhere.
-        let block = block.replace("/etc/everlink/", &place);
-        if let Err(report) = config::parse("README.md", &block, &|_| None) {
-            panic!("{block}\n{report}");
+/// The configurations, with the files they name: made by the very commands that the README gives.
+struct Configurations {
+    blocks: Vec<String>,
+    _files: tempfile::TempDir,
+}
+
+impl Configurations {
+    fn of(text: &str) -> Self {
+        let files = tempfile::tempdir().expect("a directory");
+        let commands: Vec<_> = blocks(text, "sh").into_iter().filter(|block| block.contains("openssl")).collect();
+        assert_eq!(commands.len(), 2, "certificates, and a token");
+        for commands in commands {
+            let made = Command::new("bash").args(["-ec", commands]).current_dir(files.path()).output().expect("bash");
+            assert!(made.status.success(), "{commands}\n{}", String::from_utf8_lossy(&made.stderr));
         }
+        let place = format!("{}/", files.path().display());
+        let moved = |block: &str| block.replace("/etc/everlink/", &place);
+        Self { blocks: blocks(text, "toml").into_iter().map(moved).collect(), _files: files }
+    }
+
+    fn load(&self) -> Vec<Loaded> {
+        let parse = |block: &String| match config::parse("README.md", block, &|_| None) {
+            Ok(loaded) => loaded,
+            Err(report) => panic!("{block}\n{report}"),
+        };
+        self.blocks.iter().map(parse).collect()
     }
 }
 
-/// A CA, and a certificate of its for each end, by the names that the README gives them.
-fn pki() -> tempfile::TempDir {
-    use std::os::unix::fs::PermissionsExt;
-    let directory = tempfile::tempdir().expect("a directory");
-    let write = |name: &str, text: String| {
-        let path = directory.path().join(name);
-        fs::write(&path, text).expect("written");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("private");
-    };
-    let key = rcgen::KeyPair::generate().expect("a key");
-    let mut ca = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
-    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    write("ca.pem", ca.self_signed(&key).expect("signed").pem());
-    let issuer = rcgen::Issuer::new(ca, key);
-    for name in ["gateway.example.net", "sidecar-a"] {
-        let key = rcgen::KeyPair::generate().expect("a key");
-        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("parameters");
-        write(&format!("{name}.pem"), params.signed_by(&key, &issuer).expect("signed").pem());
-        write(&format!("{name}.key"), key.serialize_pem());
+#[test]
+fn every_configuration_in_it_can_be_used() {
+    let loaded = Configurations::of(&readme()).load();
+    assert!(loaded.len() >= 7);
+    for one in loaded {
+        let warnings: Vec<_> = one.warnings.iter().map(Problem::line).collect();
+        let meant = |line: &String| line.contains("without TLS");
+        assert!(warnings.iter().all(meant), "{warnings:?}");
     }
-    directory
+}
+
+/// The sidecar's file and the gateway's stand one after the other: they must fit each other.
+#[test]
+fn the_two_ends_of_each_tunnel_fit() {
+    let loaded = Configurations::of(&readme()).load();
+    let mut pairs = 0;
+    for (near, far) in loaded.iter().zip(loaded.iter().skip(1)) {
+        let tunnels = near.config.upstreams.values().filter_map(|site| Some((site, site.tunnel.as_ref()?)));
+        for (site, tunnel) in tunnels {
+            let gateway = far.config.gateway.as_ref().expect("the gateway's file comes next");
+            pairs += 1;
+            for forward in &tunnel.forwards {
+                assert!(gateway.services.contains_key(&forward.service), "{} is no service", forward.service);
+            }
+            assert_eq!(site.tls.is_some(), gateway.tls.is_some());
+            assert_eq!(tunnel.token_file, gateway.token_file);
+            assert!(site.endpoints.iter().all(|endpoint| endpoint.name.ends_with(":7443")));
+            assert!(gateway.listen.iter().all(|address| address.port() == 7443));
+        }
+    }
+    assert_eq!(pairs, 2, "with certificates, and with a token");
+}
+
+/// The certificates that its commands make say what its configurations expect.
+#[test]
+fn the_certificates_are_for_the_names_in_the_configurations() {
+    let configurations = Configurations::of(&readme());
+    let loaded = configurations.load();
+    let site = loaded.iter().find_map(|one| one.config.upstreams.get("site").filter(|site| site.tls.is_some()));
+    let gateway = loaded.iter().find_map(|one| one.config.gateway.as_ref().filter(|gateway| gateway.tls.is_some()));
+    let (site, gateway) = (site.expect("a sidecar"), gateway.expect("a gateway"));
+    let (near, far) = (site.tls.as_ref().expect("TLS"), gateway.tls.as_ref().expect("TLS"));
+    let (host, _) = site.endpoints[0].name.rsplit_once(':').expect("host:port");
+    let allowed = gateway.services.values().find_map(|service| service.allow.as_ref()).expect("allow")[0].as_str();
+    let client = &near.client.as_ref().expect("a certificate").cert_file;
+    let server_ca = near.ca_file.as_ref().expect("a CA");
+    let client_ca = far.client_ca_file.as_ref().expect("a CA");
+    for (ca, certificate, name) in [(server_ca, &far.cert_file, host), (client_ca, client, allowed)] {
+        let mut command = Command::new("openssl");
+        command.args(["verify", "-verify_hostname", name, "-CAfile"]).arg(ca).arg(certificate);
+        let verified = command.output().expect("openssl");
+        assert!(verified.status.success(), "{name}: {}", String::from_utf8_lossy(&verified.stderr));
+    }
 }
 
 #[test]
@@ -154,13 +202,11 @@ fn the_tests_it_names_are_there() {
     collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"), &mut sources);
     collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut sources);
     let text = readme();
-    let section =
-        text.split("## What survives what").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("there");
-    let named: Vec<_> = section
+    let named: Vec<_> = text
         .split('`')
         .skip(1)
         .step_by(2)
-        .filter(|word| word.matches('_').count() > 3 && !word.contains(' ') && !word.contains('.'))
+        .filter(|word| word.matches('_').count() > 3 && !word.contains([' ', '.']) && !word.starts_with("everlink_"))
         .collect();
     assert!(named.len() >= 10, "only {} tests are named", named.len());
     for name in named {

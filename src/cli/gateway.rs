@@ -11,15 +11,18 @@ use crate::log::printable;
 /// A line on the gateway, and its sessions.
 pub fn gateway(report: &GatewayReport) -> String {
     let refused: u64 = report.refusals.values().sum();
+    let s = |one: bool| if one { "" } else { "s" };
     let mut text = format!(
-        "gateway {}{}, listens on {}: {} of {} sessions, {} streams, {} handshakes pending, {refused} refused\n",
+        "gateway {}{}, listens on {}: {} of {} sessions, {} stream{}, {} handshake{} pending, {refused} refused\n",
         printable(&report.name),
         if report.draining { " (draining)" } else { "" },
         printable(&report.listen.join(", ")),
         report.sessions.len(),
         report.session_limit,
         report.streams,
+        s(report.streams == 1),
         report.handshakes_pending,
+        s(report.handshakes_pending == 1),
     );
     for one in &report.sessions {
         let age = short_span(Duration::try_from_secs_f64(one.since_age_seconds).unwrap_or_default());

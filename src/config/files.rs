@@ -12,6 +12,9 @@ use super::read::{Reader, Text};
 use super::report::Problem;
 use crate::net::{tls, token};
 
+/// How to make a token that nobody else can read.
+const TOKEN_HELP: &str = "make one: (umask 077; openssl rand -hex 32 > FILE), and give both ends the same";
+
 /// Far more than 1024 upstreams need, and little enough to be read at once.
 pub const SIZE_MAX: u64 = 1 << 20;
 
@@ -93,7 +96,9 @@ impl Files {
                     ErrorKind::PermissionDenied => "may not be read by this user".to_owned(),
                     _ => format!("cannot be opened: {error}"),
                 };
-                reader.error(&text.span, format!("`{key}` {shown} {why}"), "");
+                // The one kind of file that nobody but the reader can bring.
+                let wanting = key == "token_file" && error.kind() == ErrorKind::NotFound;
+                reader.error(&text.span, format!("`{key}` {shown} {why}"), if wanting { TOKEN_HELP } else { "" });
                 return false;
             }
         };
@@ -123,7 +128,7 @@ impl Files {
             Ok(_) => true,
             Err(error) => {
                 let message = format!("`token_file` {} {error}", text.quoted());
-                reader.error(&text.span, message, "as in: head -c 32 /dev/urandom | base64 > FILE");
+                reader.error(&text.span, message, TOKEN_HELP);
                 false
             }
         }

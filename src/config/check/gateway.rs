@@ -85,8 +85,11 @@ impl Check<'_, '_> {
                 let at = Problem::at(self.reader.source, &text.span, "");
                 if insecure {
                     let message = format!("{} takes tunnels of other machines without TLS", text.quoted());
-                    self.warnings
-                        .push(Problem { message, ..at }.warning().help("`insecure_plaintext = true` allows it"));
+                    self.warnings.push(
+                        Problem { message, ..at }
+                            .warning()
+                            .help("`insecure_plaintext = true` allows it; give the link `tls` to end this warning"),
+                    );
                 } else if sound {
                     let message = format!("{} would take tunnels of other machines without TLS", text.quoted());
                     let help = "write [gateway.tls], or allow it by insecure_plaintext = true";

@@ -117,7 +117,9 @@ impl Check<'_, '_> {
                     let message =
                         format!("the link to {shown} runs without TLS: others on its path can read and change it");
                     let warning = Problem::at(self.reader.source, &text.span, message).warning();
-                    self.warnings.push(warning.help("`insecure_plaintext = true` allows it"));
+                    self.warnings.push(
+                        warning.help("`insecure_plaintext = true` allows it; give the link `tls` to end this warning"),
+                    );
                 } else if insecure.sound {
                     let help = format!(
                         "write [upstreams.{name}.tls] with its ca_file, or allow it by insecure_plaintext = true"

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{Live, Order};
 use crate::gateway::{Phase, admit, handshake};
 use crate::log;
-use crate::metrics::{CloseReason, LossReason};
+use crate::metrics::{CloseReason, Label, LossReason};
 use crate::net::wire::Parked;
 use crate::session::ResetCode;
 use crate::tunnel::driver::Driver;
@@ -37,7 +37,7 @@ impl Live {
         }
         tracing::info!(
             session = ?self.membership.id,
-            ?reason,
+            reason = reason.name(),
             streams = self.driver.streams(),
             deadline = ?self.terms.resume().deadline,
             "a session lost its connection and waits: {}",

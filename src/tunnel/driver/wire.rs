@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::cork::Cork;
 use super::passage::Passage;
 use super::room::Room;
-use super::{Driver, Event, RECORD, Reading, with_scratch};
+use super::{Driver, Event, PIECE, Reading, with_scratch};
 use crate::config::Beats;
 use crate::link::heartbeat::Delivery;
 use crate::metrics::LossReason;
@@ -197,7 +197,7 @@ impl Driver {
             let Some(stream) = self.fresh.pop_front().or_else(|| self.bulk.pop_front()) else { break };
             let others = !self.fresh.is_empty() || !self.bulk.is_empty();
             let left = room - self.session.unsent();
-            let most = if tls && others { left.min(RECORD) } else { left };
+            let most = if tls && others { left.min(PIECE) } else { left };
             let quota = self.session.quota(stream, most);
             if quota == 0 {
                 // A CREDIT brings it back; or an ACK, if there is no room for replay or its OPEN still waits for that.

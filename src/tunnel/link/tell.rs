@@ -86,6 +86,10 @@ impl Observer for Counting {
     }
 }
 
+fn plural(streams: usize) -> String {
+    format!("{streams} stream{}", if streams == 1 { "" } else { "s" })
+}
+
 impl LinkTask {
     /// Shows where the link stands.
     pub(super) fn show(&mut self) {
@@ -197,7 +201,7 @@ impl LinkTask {
             upstream = self.hub.name, link = self.slot.id, endpoint, reason = reason.name(), up_for = ?lived, streams,
             "link lost: {error}; its streams wait"
         );
-        self.event_of("lost", endpoint, Some(reason), format!("{error}; {streams} streams wait"));
+        self.event_of("lost", endpoint, Some(reason), format!("{error}; {} waiting", plural(streams)));
         self.hub.trouble(error.clone());
         self.last_error = Some(error);
         self.lost_at.get_or_insert_with(Instant::now);
@@ -258,7 +262,12 @@ impl LinkTask {
             outage = outage.map(tracing::field::debug),
             "session resumed"
         );
-        self.event_of("resumed", endpoint, None, format!("{streams} streams go on, {again} bytes were sent again"));
+        self.event_of(
+            "resumed",
+            endpoint,
+            None,
+            format!("{} carried on, {again} bytes were sent again", plural(streams)),
+        );
     }
 
     pub(super) fn tell_drill(&self, time: Duration) {
@@ -278,7 +287,7 @@ impl LinkTask {
             streams,
             "session gone: {text}; its streams are reset"
         );
-        self.event_of("session_gone", None, None, format!("{text}; {streams} streams are reset"));
+        self.event_of("session_gone", None, None, format!("{text}; {} reset", plural(streams)));
         self.view.show_session(None);
     }
 }

@@ -33,6 +33,9 @@ use tell::{Counting, Way};
 const LAST_WORDS: Duration = Duration::from_millis(300);
 /// A claim's answer is waited for at least this long, however short the heartbeat's timeout.
 const ANSWER_LEAST: Duration = Duration::from_secs(1);
+/// And for so many round trips, as its own connect has found them: a gateway that has heard the Hello gives the old
+/// connection up, so on a slow path an answer given up on costs the session both.
+const ANSWER_ROUND_TRIPS: u32 = 4;
 
 /// What became of an attempt's task.
 enum Done {
@@ -271,7 +274,7 @@ impl LinkTask {
             _ => return self.step_later(id, claims::Failure::Local),
         };
         let bytes = hello.encode(known.map(|known| &*known.secret), token.as_deref(), &binding);
-        let within = answer_within(&settings, took);
+        let within = answer_within(&settings, took, rtt);
         let nonce = hello.nonce;
         let task = async move { (id, Done::Asked(attempt::ask(wire, bytes, nonce, within).await.map(Box::new))) };
         let handle = self.tasks.spawn(task);
@@ -492,9 +495,9 @@ fn claims_settings(settings: &config::Upstream, endpoints: usize) -> claims::Set
 }
 
 /// How long a Hello's answer is waited for, when the dial took so long: `connect_timeout` is for all together.
-fn answer_within(settings: &config::Upstream, dial: Duration) -> Duration {
+fn answer_within(settings: &config::Upstream, dial: Duration, rtt: Duration) -> Duration {
     let left = settings.retry.connect_timeout.saturating_sub(dial);
-    left.min(settings.heartbeat.timeout.max(ANSWER_LEAST))
+    left.min(settings.heartbeat.timeout.max(ANSWER_LEAST).max(rtt * ANSWER_ROUND_TRIPS))
 }
 
 fn driver_settings(settings: &config::Upstream) -> driver::Settings {
@@ -517,7 +520,7 @@ mod tests {
     #[test]
     fn fault_17_dial_and_hello_share_the_connect_timeout() {
         let settings = crate::http::example::tunnel("site");
-        let within = |ms| answer_within(&settings, Duration::from_millis(ms)).as_millis();
+        let within = |ms| answer_within(&settings, Duration::from_millis(ms), Duration::ZERO).as_millis();
         assert_eq!([within(10), within(4_000), within(6_000)], [3_000, 1_000, 0]);
     }
 }

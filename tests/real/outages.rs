@@ -200,7 +200,9 @@ fn fault_23_a_smaller_mtu_and_a_black_hole_for_large_packets_lose_nothing() {
     let holes = [&net.a, &net.b].map(|end| end.lose("iifname wire meta length > 600"));
     sidecar.until("it is declared dead", |figures| figures.all_losses("site") >= 1.0);
     let noticed = began.elapsed();
-    holes.into_iter().for_each(Fault::heal);
+    // With one direction stuck the other may have nothing large to say.
+    assert!(holes.iter().map(Fault::packets).sum::<u64>() > 0, "the holes met no packet");
+    drop(holes);
     talks.iter().for_each(|talk| talk.until_moved(100_000));
     println!("declared dead after {noticed:?}");
     assert!(noticed < Duration::from_secs(8), "{noticed:?}");
@@ -230,16 +232,17 @@ fn fault_19_lost_packets_lose_no_byte_and_a_few_of_them_no_link() {
     nothing_was_lost(&sidecar, &gateway);
 }
 
-/// The beats stand behind no more than a moment's data, however slow the path has become.
+/// Megabytes are on their way when the path becomes slow: most of them are dropped by its small queue. With the numbers that
+/// everybody has who writes none.
 #[test]
-fn fault_21_a_path_of_64_kbit_kills_no_link() {
-    const PATIENT: &str = "heartbeat = { interval = \"2s\", timeout = \"2s\", misses = 3 }\n";
+fn fault_21_a_path_that_becomes_a_slow_one_is_not_taken_for_dead() {
+    const USUAL: &str = "retry.initial = \"500ms\"\n";
     let net = Net::new();
     let _echo = Server::start(&net.b, SERVICE, echo);
-    let (sidecar, gateway, _authority) = both(&net, service(), PATIENT);
+    let (sidecar, gateway, _authority) = both(&net, service(), USUAL);
     let talks = [talk(&net, Pace::BULK), talk(&net, Pace::CHAT)];
     talks.iter().for_each(|talk| talk.until_moved(100_000));
-    let slow = "qdisc add dev wire root tbf rate 64kbit burst 3000 latency 400ms";
+    let slow = "qdisc add dev wire root tbf rate 64kbit burst 3000 latency 3s";
     for end in [&net.a, &net.b] {
         end.tc(&slow.split(' ').collect::<Vec<_>>());
     }
@@ -253,7 +256,8 @@ fn fault_21_a_path_of_64_kbit_kills_no_link() {
         beats(&figures) - before,
         figures.of("heartbeats_missed_total", "site")
     );
-    assert_eq!(figures.all_losses("site"), 0.0, "a slow link full of data is not a dead one");
+    assert_eq!(figures.losses("site", "heartbeat"), 0, "a slow link full of data is not a dead one");
+    println!("{} losses of other kinds", figures.all_losses("site"));
     for end in [&net.a, &net.b] {
         end.tc(&["qdisc", "del", "dev", "wire", "root"]);
     }

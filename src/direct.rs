@@ -12,4 +12,3 @@ pub mod keeper;
 pub mod line;
 pub mod link;
 pub mod pool;
-pub mod watch;

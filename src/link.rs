@@ -7,6 +7,7 @@ pub mod heartbeat;
 mod race;
 pub mod resolve;
 pub mod state;
+pub mod watch;
 
 /// Sleeps until `deadline`; for ever when there is none.
 pub async fn sleep_until_or_never(deadline: Option<std::time::Instant>) {

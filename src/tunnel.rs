@@ -10,3 +10,6 @@ pub mod link;
 pub mod pulse;
 pub mod slot;
 pub mod token;
+
+#[cfg(test)]
+mod tests;

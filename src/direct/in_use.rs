@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::watch::{self, Verdict};
-use crate::config;
+use crate::config::{self, Beats};
+use crate::link::watch::{self, Verdict};
 use crate::net::kernel::{self, TcpInfo};
 use crate::net::socket;
 
@@ -274,7 +274,7 @@ impl Side {
         if !self.stirred.swap(false, Ordering::AcqRel) {
             return false;
         }
-        match kernel::tcp_info(fd).map(|info| watch::judge(&info, self.stalled(now, &info), heartbeat)) {
+        match kernel::tcp_info(fd).map(|info| watch::judge(&info, self.stalled(now, &info), &Beats::from(heartbeat))) {
             Ok(Verdict::Dead) => true,
             Ok(Verdict::InFlight) => {
                 self.stirred.store(true, Ordering::Release);

@@ -318,7 +318,12 @@ impl<T> Session<T> {
 
     /// Whether [`open`](Self::open) would take another stream.
     pub fn can_open(&self) -> bool {
-        self.dialer && self.streams.len() < self.limits.streams && self.newest < u32::MAX
+        self.dialer && self.streams.len() < self.limits.streams && !self.is_used_up()
+    }
+
+    /// No identifier is left for another stream.
+    pub fn is_used_up(&self) -> bool {
+        self.newest == u32::MAX
     }
 
     /// Opens a stream. Data may follow at once. `Err` gives `user` back: the streams or their identifiers are used up.

@@ -2,15 +2,15 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::hub::Hub;
+use super::slot::Client;
 use crate::config;
 use crate::listener::client::Socket;
 use crate::listener::{Arrivals, Arrived};
@@ -21,15 +21,13 @@ use crate::net::proxy_protocol::{self, Parsed};
 const HEADER_WITHIN: Duration = Duration::from_secs(5);
 /// Between two looks at a header that is not whole yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
-/// The longest header taken.
-const HEADER_MAX: usize = 4096;
 
 /// See the module.
 pub struct Door {
     hub: Arc<Hub>,
     service: Arc<str>,
     /// Networks whose clients begin with a PROXY protocol header; empty: nobody does.
-    trusted: ArcSwap<Vec<ipnet::IpNet>>,
+    trusted: Vec<ipnet::IpNet>,
 }
 
 impl Door {
@@ -37,52 +35,47 @@ impl Door {
         Arc::new(Self {
             hub: hub.clone(),
             service: forward.service.as_str().into(),
-            trusted: ArcSwap::from_pointee(forward.accept_proxy_protocol.clone()),
+            trusted: forward.accept_proxy_protocol.clone(),
         })
     }
 
-    /// A client whose first bytes are a header: reads exactly that, and lets it in.
+    /// A client whose first bytes are a header: reads exactly that, and lets it in. It has its place from the start, or
+    /// those who say nothing would be without number.
     async fn introduce(self: Arc<Self>, arrived: Arrived) {
-        let Arrived { socket: Socket::Tcp(socket), peer, local } = arrived else { return };
+        let Arrived { socket, peer, local } = arrived;
+        let accepted = Instant::now();
+        let Some((Socket::Tcp(socket), place)) = self.hub.admit(socket) else { return };
         let Ok(mut stream) = TcpStream::from_std(socket) else { return };
         let header = match timeout(HEADER_WITHIN, header(&mut stream)).await {
             Ok(Ok(header)) => header,
-            Ok(Err(why)) => return self.turn_away(stream, peer, &why),
-            Err(_) => return self.turn_away(stream, peer, "no whole PROXY protocol header within 5s"),
+            Ok(Err(why)) => return self.turn_away(peer, &why),
+            Err(_) => return self.turn_away(peer, "no whole PROXY protocol header within 5s"),
         };
         let Ok(socket) = stream.into_std() else { return };
+        let (socket, service) = (Socket::Tcp(socket), self.service.clone());
         let (peer, local) = (header.0.or(peer), header.1.or(local));
         let hops = header.2.map_or(0, |hops| hops.saturating_add(1));
-        self.hub.arrive(Arrived { socket: Socket::Tcp(socket), peer, local }, self.service.clone(), hops);
+        self.hub.enter(Client { socket, accepted, service, peer, local, hops, place });
     }
 
-    fn turn_away(&self, stream: TcpStream, peer: Option<SocketAddr>, why: &str) {
-        let metrics = &self.hub.status.metrics;
-        metrics.connections_total.inc();
-        metrics.refuse(RefuseReason::Limit);
+    fn turn_away(&self, peer: Option<SocketAddr>, why: &str) {
+        self.hub.status.metrics.refuse(RefuseReason::Limit);
         tracing::debug!(upstream = self.hub.name, ?peer, "client refused: {why}");
-        drop(stream);
     }
 }
 
 impl Arrivals for Door {
     fn arrive(self: Arc<Self>, client: Arrived, _worker: usize) {
-        let trusted = self.trusted.load();
-        if trusted.is_empty() {
+        if self.trusted.is_empty() {
             return self.hub.arrive(client, self.service.clone(), 0);
         }
-        let known = client.peer.is_some_and(|peer| trusted.iter().any(|net| net.contains(&peer.ip().to_canonical())));
-        match (known, client.socket) {
-            (true, socket @ Socket::Tcp(_)) => {
-                let client = Arrived { socket, peer: client.peer, local: client.local };
-                tokio::spawn(self.clone().introduce(client));
-            }
-            (_, socket) => {
-                self.hub.status.metrics.connections_total.inc();
-                self.hub.status.metrics.refuse(RefuseReason::Limit);
-                tracing::debug!(upstream = self.hub.name, peer = ?client.peer, "client refused: not a trusted proxy");
-                socket.refuse();
-            }
+        let is_of = |peer: SocketAddr| self.trusted.iter().any(|network| network.contains(&peer.ip().to_canonical()));
+        if client.peer.is_some_and(is_of) {
+            tokio::spawn(self.introduce(client));
+        } else {
+            self.hub.status.metrics.connections_total.inc();
+            self.turn_away(client.peer, "not a trusted proxy");
+            client.socket.refuse();
         }
     }
 
@@ -103,7 +96,7 @@ type Header = (Option<SocketAddr>, Option<SocketAddr>, Option<u8>);
 
 /// Reads one header and not a byte more.
 async fn header(stream: &mut TcpStream) -> Result<Header, String> {
-    let mut bytes = vec![0; HEADER_MAX];
+    let mut bytes = vec![0; proxy_protocol::LONGEST];
     let mut seen = 0;
     loop {
         let count = stream.peek(&mut bytes).await.map_err(|error| error.to_string())?;

@@ -11,6 +11,7 @@ mod passage;
 mod place;
 mod ready;
 mod room;
+mod sweep;
 mod wire;
 
 use std::cell::RefCell;
@@ -30,6 +31,7 @@ use crate::net::wire::Wire;
 use crate::session::{GoAwayCode, Limits, RefusalCode, ResetCode, Session, Violation};
 use place::{Place, Reading};
 use ready::Ready;
+use sweep::SWEEP;
 use wire::Connection;
 
 pub use place::Local;
@@ -38,8 +40,6 @@ pub use place::Local;
 const ROUNDS: usize = 8;
 /// The buffer that links are read into, one for each thread.
 const READ: usize = 256 * 1024;
-/// How often idle streams are looked for, and new sockets get their keepalive.
-const SWEEP: Duration = Duration::from_secs(1);
 /// A gateway's memory is told of changes of this size.
 const WORTH_TELLING: u64 = 64 * 1024;
 /// Under TLS, while others have something to say, data comes in pieces of what the wire encrypts ahead. Pieces of a record
@@ -170,6 +170,9 @@ pub struct Driver {
     /// There are sockets that have no keepalive yet.
     unsustained: bool,
     next_sweep: Option<Instant>,
+    /// Streams whose sockets are to be looked at: whoever is behind them may be gone.
+    stirred: Vec<u32>,
+    next_look: Option<Instant>,
     blackhole: Option<Instant>,
 }
 
@@ -212,6 +215,8 @@ impl Driver {
             sweep: 0,
             unsustained: false,
             next_sweep: None,
+            stirred: Vec::new(),
+            next_look: None,
             blackhole: None,
         }
     }
@@ -245,6 +250,11 @@ impl Driver {
     /// Whether [`open`](Self::open) would take another stream.
     pub fn can_open(&self) -> bool {
         !self.session.is_going_away() && self.session.can_open()
+    }
+
+    /// Another stream needs another session.
+    pub fn is_used_up(&self) -> bool {
+        self.session.is_used_up()
     }
 
     /// The service of a stream that [`Event::Open`] told of is there. Late answers are dropped.
@@ -523,9 +533,12 @@ impl Driver {
         if self.next_sweep.is_some_and(|at| now >= at) {
             self.sweep_streams(now);
         }
+        if self.next_look.is_some_and(|at| now >= at) {
+            self.look_at_sockets(now);
+        }
         let pulse = self.connection.as_ref().map(|connection| connection.pulse.next_deadline());
-        let due =
-            [pulse, self.next_sweep, self.read_again, self.send_again, self.blackhole].into_iter().flatten().min();
+        let others = [self.next_sweep, self.next_look, self.read_again, self.send_again, self.blackhole];
+        let due = others.into_iter().chain([pulse]).flatten().min();
         let due = due.unwrap_or(now + Duration::from_secs(3600));
         // A deadline that has moved away is looked at when the timer rings: setting it for every byte would cost more.
         if due < self.armed || now >= self.armed {
@@ -539,43 +552,14 @@ impl Driver {
         }
         busy
     }
-
-    /// Looks for idle streams, and gives sockets that stayed their keepalive.
-    fn sweep_streams(&mut self, now: Instant) {
-        self.sweep = self.sweep.wrapping_add(1);
-        let sweep = self.sweep;
-        let idle = self.settings.idle_timeout.map(|idle| idle.as_secs_f64().ceil() as u32);
-        let mut over = Vec::new();
-        self.unsustained = false;
-        for stream in self.session.ids() {
-            let Some(place) = self.session.get(stream) else { continue };
-            if !place.sustained && now.saturating_duration_since(place.since) < SWEEP {
-                self.unsustained = true;
-            } else if !place.sustained {
-                place.sustained = true;
-                if let Some(socket) = place.stream.as_ref().filter(|socket| socket.tcp_fd().is_some()) {
-                    let _ = crate::net::socket::apply_keepalive(socket, &crate::net::socket::Keepalive::LOCAL);
-                }
-            }
-            if idle.is_some_and(|idle| sweep.wrapping_sub(place.touched) > idle) {
-                over.push(stream);
-            }
-        }
-        for stream in over {
-            self.end(stream, Some(ResetCode::Idle), CloseReason::Idle);
-        }
-        let again = self.session.streams() > 0 && (idle.is_some() || self.unsustained);
-        self.next_sweep = again.then_some(now + SWEEP);
-    }
 }
 
 impl Drop for Driver {
-    /// Whoever is still connected reads a reset: an end would be taken for the end of the data.
+    /// Whoever is still connected reads a reset: an end would be taken for the end of the data. That they are gone counts,
+    /// also where the owner's task panicked.
     fn drop(&mut self) {
         for stream in self.session.ids() {
-            if let Some(place) = self.session.release(stream) {
-                place.reset();
-            }
+            self.end(stream, None, CloseReason::Error);
         }
         if let Some(budget) = &self.settings.budget {
             budget.changed(self.told_memory, 0);

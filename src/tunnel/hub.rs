@@ -16,7 +16,8 @@ use super::slot::{Client, Place, Slot, order};
 use crate::config;
 use crate::link::resolve::Resolver;
 use crate::listener::Arrived;
-use crate::metrics::{EndpointMetrics, RefuseReason};
+use crate::listener::client::Socket;
+use crate::metrics::{EndpointMetrics, Label, RefuseReason};
 use crate::net::descriptors::Descriptors;
 use crate::net::tls::ClientTls;
 use crate::session::hello::Token;
@@ -112,8 +113,12 @@ impl Hub {
         &self.workers[self.turn.fetch_add(1, Ordering::Relaxed) % self.workers.len()]
     }
 
-    pub fn remove_slot(&self, id: u64) {
-        self.slots.rcu(|slots| slots.iter().filter(|slot| slot.id != id).cloned().collect::<Vec<_>>());
+    /// The place's link is over. Whoever came in its last moment comes again.
+    pub fn remove_slot(&self, slot: &Slot) {
+        self.slots.rcu(|slots| slots.iter().filter(|other| other.id != slot.id).cloned().collect::<Vec<_>>());
+        for client in slot.close() {
+            self.enter(client);
+        }
     }
 
     pub fn slots(&self) -> Arc<Vec<Arc<Slot>>> {
@@ -201,35 +206,47 @@ impl Hub {
     /// A client of `service` was accepted: hands it to a link, lets it wait, or refuses it.
     pub fn arrive(self: &Arc<Self>, arrived: Arrived, service: Arc<str>, hops: u8) {
         let Arrived { socket, peer, local } = arrived;
+        let accepted = Instant::now();
+        if let Some((socket, place)) = self.admit(socket) {
+            self.enter(Client { socket, accepted, service, peer, local, hops, place });
+        }
+    }
+
+    /// Counts a client in, or refuses it at the limit.
+    pub fn admit(self: &Arc<Self>, socket: Socket) -> Option<(Socket, Place)> {
         let metrics = &self.status.metrics;
         metrics.connections_total.inc();
-        let limits = &self.current().limits;
+        let most = self.current().limits.connections;
         let clients = self.clients.fetch_add(1, Ordering::AcqRel);
-        let descriptor = Descriptors::shared().try_take(1);
-        let Some(descriptor) = descriptor.filter(|_| clients < limits.connections) else {
-            self.left();
-            metrics.refuse(RefuseReason::Limit);
-            tracing::debug!(upstream = self.name, clients, "client refused: at the limit");
-            return socket.refuse();
-        };
-        let place = Place { hub: self.clone(), descriptor };
-        self.queue_up(Client { socket, accepted: Instant::now(), service, peer, local, hops, place }, false);
+        match Descriptors::shared().try_take(1).filter(|_| clients < most) {
+            Some(descriptor) => Some((socket, Place { hub: self.clone(), descriptor })),
+            None => {
+                self.left();
+                metrics.refuse(RefuseReason::Limit);
+                tracing::debug!(upstream = self.name, clients, "client refused: at the limit");
+                socket.refuse();
+                None
+            }
+        }
     }
 
-    /// A client whose link turned out to be down comes first again.
-    pub fn come_again(&self, client: Client) {
-        self.queue_up(client, true);
-    }
-
-    fn queue_up(&self, client: Client, first: bool) {
+    /// A client that was admitted, known in full by now; or one whose link turned out to be down, or full.
+    pub fn enter(&self, mut client: Client) {
         let limits = &self.current().limits;
         let mut waiting = self.waiting();
         // With the list locked: a link that comes up now takes from the list whoever did not see it yet.
-        if let Some(slot) = self.best() {
-            drop(waiting);
-            return slot.give(client);
+        while let Some(slot) = self.best() {
+            // One that ends at this moment gives the client back, and is not open any more.
+            match slot.give(client) {
+                None => return,
+                Some(back) => client = back,
+            }
         }
-        let refused = if waiting.closed || limits.wait.is_zero() {
+        let refused = if waiting.closed {
+            Some(RefuseReason::LinkDown)
+        } else if self.is_full() {
+            Some(RefuseReason::Limit)
+        } else if limits.wait.is_zero() {
             Some(RefuseReason::LinkDown)
         } else if waiting.clients.len() >= limits.waiting {
             Some(RefuseReason::Limit)
@@ -239,22 +256,29 @@ impl Hub {
         if let Some(reason) = refused {
             drop(waiting);
             self.status.metrics.refuse(reason);
+            tracing::debug!(upstream = self.name, reason = reason.name(), "client refused");
             return client.socket.refuse();
         }
-        if first {
-            waiting.clients.push_front(client)
-        } else {
-            waiting.clients.push_back(client)
-        }
+        // Whoever came first is first, again as well: the keeper looks only at the front.
+        let place = waiting.clients.partition_point(|other| other.accepted <= client.accepted);
+        waiting.clients.insert(place, client);
         self.status.metrics.waiting.set(waiting.clients.len() as i64);
         drop(waiting);
         self.keeper.notify_one();
     }
 
-    /// The open link with the fewest streams.
+    /// The open link with the fewest streams, of those that take more.
     fn best(&self) -> Option<Arc<Slot>> {
         let slots = self.slots.load();
-        slots.iter().filter(|slot| slot.is_open()).min_by_key(|slot| slot.streams.load(Ordering::Relaxed)).cloned()
+        let free = slots.iter().filter(|slot| slot.is_open() && slot.has_room());
+        free.min_by_key(|slot| slot.streams.load(Ordering::Relaxed)).cloned()
+    }
+
+    /// Every link is up, and none takes more streams: nothing is to be waited for.
+    fn is_full(&self) -> bool {
+        let slots = self.slots.load();
+        let mut staying = slots.iter().filter(|slot| !slot.leaving.load(Ordering::Acquire)).peekable();
+        staying.peek().is_some() && staying.all(|slot| slot.is_open() && !slot.has_room())
     }
 
     /// A link's session stands: it takes those who wait, and whoever comes from now on.
@@ -264,7 +288,7 @@ impl Hub {
         let clients = std::mem::take(&mut waiting.clients);
         self.status.metrics.waiting.set(0);
         drop(waiting);
-        clients.into_iter().for_each(|client| slot.give(client));
+        clients.into_iter().filter_map(|client| slot.give(client)).for_each(|back| self.enter(back));
     }
 
     /// Refuses the clients who have waited for `limits.wait`; says when the next one will have.

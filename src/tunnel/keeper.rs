@@ -40,6 +40,11 @@ impl Keeper {
 
     /// Runs until the upstream is removed.
     pub async fn run(mut self, stop: CancellationToken) {
+        // Those of a keeper that panicked: their tasks ended with it.
+        for slot in &*self.hub.slots() {
+            self.hub.remove_slot(slot);
+            self.hub.status.remove_link(slot.id);
+        }
         self.fill();
         loop {
             let expiry = self.hub.expire(Instant::now());
@@ -92,11 +97,7 @@ impl Keeper {
 
     fn ended(&mut self, id: Id) -> Option<Arc<Slot>> {
         let slot = self.slots.remove(&id)?;
-        self.hub.remove_slot(slot.id);
-        // Whoever came to it in its last moment.
-        for client in slot.take_clients() {
-            self.hub.come_again(client);
-        }
+        self.hub.remove_slot(&slot);
         Some(slot)
     }
 
@@ -126,6 +127,8 @@ impl Keeper {
         if tokio::time::timeout(limit, gone).await.is_err() {
             tracing::warn!(upstream = self.hub.name, "links did not end within the drain and are given up");
         }
+        // Whoever came to one in its last moment is refused.
+        self.slots.values().for_each(|slot| self.hub.remove_slot(slot));
         self.hub.process.remove_upstream(&self.hub.status);
     }
 }

@@ -23,7 +23,7 @@ use super::slot::{Slot, order};
 use crate::config::{self, Beats, Endpoint};
 use crate::link::dial::{DialError, DialOptions};
 use crate::link::sleep_until_or_never;
-use crate::metrics::{CloseReason, LossReason};
+use crate::metrics::{CloseReason, DialOutcome, LossReason};
 use crate::session::{GoAwayCode, ResetCode};
 use crate::status::LinkStatus;
 use session::{Agreed, Known};
@@ -70,7 +70,8 @@ pub struct LinkTask {
     /// Since when there is no connection.
     lost_at: Option<Instant>,
     move_at: Option<Instant>,
-    move_reason: LossReason,
+    /// The session is to move, and why.
+    moving: Option<LossReason>,
     cut_at: Option<Instant>,
     drain: watch::Receiver<Duration>,
     last_error: Option<String>,
@@ -114,7 +115,7 @@ impl LinkTask {
             up_since: None,
             lost_at: None,
             move_at: None,
-            move_reason: LossReason::Reload,
+            moving: None,
             cut_at: None,
             drain,
             last_error: None,
@@ -150,11 +151,10 @@ impl LinkTask {
 
     /// Ends: what is left is reset, the gateway hears that the session is done with.
     async fn leave(mut self) {
-        self.slot.open.store(false, Ordering::Release);
         self.driver.end_streams(ResetCode::Drained, CloseReason::Drained);
-        for client in self.slot.take_clients() {
+        for client in self.slot.close() {
             self.slot.one_less();
-            self.hub.come_again(client);
+            self.hub.enter(client);
         }
         if self.driver.has_wire() {
             self.driver.go_away(GoAwayCode::Done, Duration::ZERO);
@@ -203,8 +203,7 @@ impl LinkTask {
         let settings = self.settings.borrow().clone();
         let options = DialOptions::new(&settings, self.hub.credentials.tls.load_full());
         let resolver = self.hub.resolver.clone();
-        let way =
-            Way { endpoint: self.named(&target.endpoint), address: None, rtt: Duration::ZERO, begun: Instant::now() };
+        let way = Way::new(self.named(&target.endpoint));
         self.ways.insert(id, way);
         let dark = self.dark_until.is_some_and(|until| until > Instant::now());
         let task = async move {
@@ -265,16 +264,17 @@ impl LinkTask {
         let told = session::hello(&settings, known, epoch, received);
         let token = self.hub.credentials.token.load_full();
         let Connected { wire, address, rtt } = connected;
+        let mut took = Duration::ZERO;
         if let Some(way) = self.ways.get_mut(&id) {
             (way.address, way.rtt) = (address, rtt);
+            took = way.took;
         }
         let (hello, binding) = match (told, wire.binding()) {
             (Some(hello), Ok(binding)) => (hello, binding),
             _ => return self.step_later(id, claims::Failure::Local),
         };
         let bytes = hello.encode(known.map(|known| &*known.secret), token.as_deref(), &binding);
-        let patience = settings.heartbeat.timeout.max(ANSWER_LEAST).max(rtt * ANSWER_ROUND_TRIPS);
-        let within = settings.retry.connect_timeout.min(patience);
+        let within = answer_within(&settings, took, rtt);
         let nonce = hello.nonce;
         let task = async move { (id, Done::Asked(attempt::ask(wire, bytes, nonce, within).await.map(Box::new))) };
         let handle = self.tasks.spawn(task);
@@ -287,6 +287,9 @@ impl LinkTask {
         }
         match done {
             Done::Connected(Ok(connected)) => {
+                if let Some(way) = self.ways.get_mut(&id) {
+                    way.took = way.begun.elapsed();
+                }
                 self.ready.insert(id, connected);
                 self.step(Input::Ready(id));
             }
@@ -320,6 +323,11 @@ impl LinkTask {
     fn abandon(&mut self, id: AttemptId) {
         if let Some(handle) = self.running.remove(&id) {
             handle.abort();
+            let needless = self.driver.has_wire() && !self.driver.is_suspect();
+            if !needless && self.claims.state() != State::Closed {
+                let why = "no answer in time: a fresh attempt takes its place";
+                self.tell_dial_failed(id, DialOutcome::Timeout, why.to_owned());
+            }
         }
         self.forget(id);
     }
@@ -359,9 +367,6 @@ impl LinkTask {
     /// Something was said to this link from outside.
     fn told(&mut self) {
         let orders = self.slot.take_orders();
-        if orders & order::STOP != 0 {
-            return self.step(Input::Stop);
-        }
         if orders & order::CUT != 0 {
             self.driver.end_streams(ResetCode::Drained, CloseReason::Drained);
         }
@@ -369,8 +374,7 @@ impl LinkTask {
             self.drain_away();
         }
         if orders & order::MOVE != 0 {
-            self.move_reason = LossReason::Reload;
-            self.step(Input::Move);
+            self.move_on(LossReason::Reload);
         }
         if orders & order::RETRY != 0 {
             self.step(Input::Retry);
@@ -389,8 +393,7 @@ impl LinkTask {
         let now = Instant::now();
         if self.move_at.is_some_and(|at| now >= at) {
             self.move_at = None;
-            self.move_reason = LossReason::Aged;
-            self.step(Input::Move);
+            self.move_on(LossReason::Aged);
         }
         if self.cut_at.is_some_and(|at| now >= at) {
             self.cut_at = None;
@@ -405,6 +408,12 @@ impl LinkTask {
         }
         self.step(Input::Tick);
         self.end_when_drained();
+    }
+
+    /// Takes the session to a new connection on purpose.
+    fn move_on(&mut self, reason: LossReason) {
+        self.moving = self.known.is_some().then_some(reason);
+        self.step(Input::Move);
     }
 
     /// No new streams here: the link ends with its last one, or at the end of the drain.
@@ -437,24 +446,29 @@ impl LinkTask {
         if let Some(known) = &self.known {
             known.figures.set_buffer(settings.buffer);
         }
+        self.slot.takes(settings.streams);
         self.driver.retune(settings);
         if other_beats {
             self.driver.tune_peer(beats);
         }
         self.schedule_move();
         // An endpoint that went takes its link with it, as soon as the last stream has ended.
-        let gone = |endpoint: &Endpoint| !new.endpoints.iter().any(|new| new.name == endpoint.name);
-        if self.known.is_some() && self.at.as_ref().is_some_and(gone) {
+        if self.known.is_some() && self.at.as_ref().is_some_and(|at| self.is_gone(at)) {
             return self.drain_away();
         }
         self.step(Input::Tick);
     }
 
-    /// When the connection at hand is old enough to be renewed.
+    /// When the connection at hand is old enough to be renewed. Its age counts from when it came, whatever is edited since.
     fn schedule_move(&mut self) {
         let age = self.settings.borrow().pool.max_age;
-        self.move_at =
-            age.filter(|_| self.driver.has_wire()).map(|age| Instant::now() + age.mul_f64(1.0 - 0.1 * fastrand::f64()));
+        let from = self.up_since.filter(|_| self.driver.has_wire());
+        self.move_at = age.zip(from).map(|(age, from)| from + age.mul_f64(1.1 - 0.2 * fastrand::f64()));
+    }
+
+    /// The endpoint is not in the configuration any more.
+    fn is_gone(&self, endpoint: &Endpoint) -> bool {
+        !self.endpoints.iter().any(|known| known.name == endpoint.name)
     }
 }
 
@@ -480,6 +494,12 @@ fn claims_settings(settings: &config::Upstream, endpoints: usize) -> claims::Set
     }
 }
 
+/// How long a Hello's answer is waited for, when the dial took so long: `connect_timeout` is for all together.
+fn answer_within(settings: &config::Upstream, dial: Duration, rtt: Duration) -> Duration {
+    let left = settings.retry.connect_timeout.saturating_sub(dial);
+    left.min(settings.heartbeat.timeout.max(ANSWER_LEAST).max(rtt * ANSWER_ROUND_TRIPS))
+}
+
 fn driver_settings(settings: &config::Upstream) -> driver::Settings {
     let (buffer, windows) = settings.tunnel.as_ref().map_or((16 << 20, 64 << 20), |t| (t.resume.buffer, t.windows));
     driver::Settings {
@@ -490,5 +510,17 @@ fn driver_settings(settings: &config::Upstream) -> driver::Settings {
         windows,
         streams: settings.limits.connections,
         budget: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fault_17_dial_and_hello_share_the_connect_timeout() {
+        let settings = crate::http::example::tunnel("site");
+        let within = |ms| answer_within(&settings, Duration::from_millis(ms), Duration::ZERO).as_millis();
+        assert_eq!([within(10), within(4_000), within(6_000)], [3_000, 1_000, 0]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -21,8 +21,6 @@ pub mod order {
     pub const DRAIN: u8 = 4;
     /// Reset every stream.
     pub const CUT: u8 = 8;
-    /// End at once.
-    pub const STOP: u8 = 16;
 }
 
 /// A local client that no link carries yet.
@@ -62,7 +60,10 @@ pub struct Slot {
     pub leaving: AtomicBool,
     /// Streams it carries, clients on their way to it included.
     pub streams: AtomicUsize,
-    clients: Mutex<Vec<Client>>,
+    /// How many its session takes.
+    most: AtomicUsize,
+    /// `None`: its link is over, and nobody looks here any more.
+    clients: Mutex<Option<Vec<Client>>>,
     orders: AtomicU8,
     blackhole: Mutex<Option<Duration>>,
 }
@@ -76,7 +77,8 @@ impl Slot {
             open: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
-            clients: Mutex::default(),
+            most: AtomicUsize::new(usize::MAX),
+            clients: Mutex::new(Some(Vec::new())),
             orders: AtomicU8::new(0),
             blackhole: Mutex::default(),
         })
@@ -86,20 +88,47 @@ impl Slot {
         self.open.load(Ordering::Acquire) && !self.leaving.load(Ordering::Acquire)
     }
 
-    /// Brings a client.
-    pub fn give(&self, client: Client) {
-        self.streams.fetch_add(1, Ordering::AcqRel);
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner).push(client);
+    /// Its session takes so many streams at once.
+    pub fn takes(&self, streams: usize) {
+        self.most.store(streams, Ordering::Release);
+    }
+
+    pub fn has_room(&self) -> bool {
+        self.streams.load(Ordering::Acquire) < self.most.load(Ordering::Acquire)
+    }
+
+    fn clients(&self) -> MutexGuard<'_, Option<Vec<Client>>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings a client. It comes back if the link is over.
+    pub fn give(&self, client: Client) -> Option<Client> {
+        match &mut *self.clients() {
+            None => return Some(client),
+            Some(clients) => {
+                self.streams.fetch_add(1, Ordering::AcqRel);
+                clients.push(client);
+            }
+        }
         self.wake.notify_one();
+        None
     }
 
     pub fn take_clients(&self) -> Vec<Client> {
-        std::mem::take(&mut *self.clients.lock().unwrap_or_else(PoisonError::into_inner))
+        self.clients().as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// A stream, or a client on its way, is gone.
+    /// The link is over: nobody is let in any more. Returns who came in its last moment.
+    pub fn close(&self) -> Vec<Client> {
+        self.open.store(false, Ordering::Release);
+        self.clients().take().unwrap_or_default()
+    }
+
+    /// A stream, or a client on its way, is gone. A link that leaves ends with its last one.
     pub fn one_less(&self) {
-        self.streams.fetch_sub(1, Ordering::AcqRel);
+        if self.streams.fetch_sub(1, Ordering::AcqRel) == 1 && self.leaving.load(Ordering::Acquire) {
+            self.wake.notify_one();
+        }
     }
 
     pub fn tell(&self, order: u8) {

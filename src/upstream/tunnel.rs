@@ -85,7 +85,8 @@ impl Wing for Tunnel {
 
     fn take_files(&self, files: Files) {
         self.store(files);
-        self.hub.tell_all(order::MOVE);
+        // Perhaps what they hold is what the links were waiting for.
+        self.hub.tell_all(order::MOVE | order::RETRY);
     }
 
     fn tls(&self) -> Option<Arc<ClientTls>> {

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use super::LinkTask;
 use super::connection::write_now;
-use crate::direct::watch::unanswered;
 use crate::link::heartbeat::Verdict;
 use crate::link::state::Input;
+use crate::link::watch::unanswered;
 use crate::metrics::{DialOutcome, LossReason};
 use crate::net::socket::{Keepalive, SUSTAIN_AFTER};
 

@@ -49,7 +49,13 @@ impl Driver {
         }
         place.touched = sweep;
         match place.deliver(bytes) {
-            Ok(count) => self.passed(stream, count),
+            Ok(count) => {
+                let is_new = !place.stirred;
+                self.passed(stream, count);
+                if is_new {
+                    self.stir(stream);
+                }
+            }
             Err(_) => self.local_failed(stream),
         }
     }
@@ -109,7 +115,12 @@ impl Driver {
     /// Bytes were acknowledged: streams that waited for room may go on.
     pub(super) fn requeue_parked(&mut self) {
         for stream in std::mem::take(&mut self.parked) {
-            self.requeue(stream);
+            if let Some(place) = self.session.get(stream)
+                && place.reading == Reading::NoRoom
+            {
+                place.reading = Reading::Queued;
+                self.bulk.push_back(stream);
+            }
         }
     }
 

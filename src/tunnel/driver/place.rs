@@ -10,6 +10,7 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::ready::Bell;
+use super::sweep::Stall;
 use crate::net::stream::Stream;
 
 /// A local connection, given to the driver.
@@ -29,6 +30,8 @@ pub(super) enum Reading {
     Queued,
     /// Something may be there, and the peer's credit is used up.
     NoCredit,
+    /// Something may be there, and no room to keep it for replay.
+    NoRoom,
     /// The client or service has ended its side, or there is none yet.
     Over,
 }
@@ -52,6 +55,9 @@ pub(super) struct Place {
     /// The sweep before which a byte last moved.
     pub touched: u32,
     pub sustained: bool,
+    /// It stands on the list of sockets to be looked at.
+    pub stirred: bool,
+    pub stall: Stall,
 }
 
 impl Place {
@@ -68,6 +74,8 @@ impl Place {
             since: now,
             touched: sweep,
             sustained: false,
+            stirred: false,
+            stall: Stall::default(),
         };
         if let Some(local) = local {
             place.settle(local);

@@ -261,6 +261,40 @@ async fn fault_29_a_reader_that_stalls_holds_up_nobody_else() {
     road.end().await;
 }
 
+/// Whose host is gone: nothing is heard from it any more, not even an acknowledgement.
+#[tokio::test]
+async fn fault_34_a_client_who_vanishes_with_bytes_on_their_way_is_found_out() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let road = Road::to(listener.local_addr().unwrap()).await;
+    let mut client = road.open().await;
+    client.write_all(b"hello").await.unwrap();
+    let (mut service, _) = listener.accept().await.unwrap();
+    service.read_exact(&mut [0; 5]).await.unwrap();
+    let drop_all = socket2::SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);
+    SockRef::from(&client).attach_filter(&[drop_all]).unwrap();
+    service.write_all(b"are you there?").await.unwrap();
+    let read = tokio::time::timeout(Duration::from_secs(20), service.read(&mut [0; 8])).await.expect("it is told");
+    assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(*road.near.closed.lock().unwrap(), [CloseReason::ClientReset]);
+    road.end().await;
+}
+
+#[tokio::test]
+async fn fault_33_a_reset_is_passed_on_though_the_service_reads_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let road = Road::to(listener.local_addr().unwrap()).await;
+    let mut client = road.open().await;
+    let bytes = pattern(65_536, 3);
+    while let Ok(Ok(_)) = tokio::time::timeout(200 * MS, client.write(&bytes)).await {}
+    let (service, _) = listener.accept().await.unwrap();
+    crate::net::socket::reset_on_close(&client).unwrap();
+    drop(client);
+    let (near, far) = (road.near.clone(), road.far.clone());
+    until("both ends know", || near.closed.lock().unwrap().len() == 1 && far.closed.lock().unwrap().len() == 1).await;
+    drop(service);
+    road.end().await;
+}
+
 /// A near end whose peer never reads, and a client who goes on talking a little. Returns when it was given up.
 async fn given_up(mut near: Driver, mut client: TcpStream) -> Duration {
     let talk = tokio::spawn(async move {

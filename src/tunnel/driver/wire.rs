@@ -41,7 +41,7 @@ impl Connection {
     pub fn new(wire: Wire, beats: &Beats, preface: Vec<u8>, rtt: Duration, now: Instant) -> Self {
         let mut pulse = Pulse::new(*beats, now, fastrand::u64(..));
         pulse.set_rtt(rtt);
-        let room = Room::new(now);
+        let room = Room::new();
         // Where the kernel has neither, everything works, only less well under stress.
         let _ = wire.set_notsent_lowat(room.kernel as u32);
         let _ = socket::apply_rto_max(wire.tcp(), rto_max(beats));
@@ -73,14 +73,10 @@ impl Connection {
         }
     }
 
-    /// The socket takes no more: how fast is it?
-    fn look(&mut self, now: Instant) {
-        if !self.room.wants_look(now) {
-            return;
-        }
-        if let Ok(info) = self.wire.tcp_info()
-            && self.room.delivered(info.delivery_rate, now)
-        {
+    /// The socket takes bytes: did it take long?
+    fn took(&mut self, now: Instant) {
+        let wire = &self.wire;
+        if self.room.took(now, || wire.tcp_info().map_or(u64::MAX, |info| info.delivery_rate)) {
             let _ = self.wire.set_notsent_lowat(self.room.kernel as u32);
         }
     }
@@ -201,11 +197,13 @@ impl Driver {
             let quota = self.session.quota(stream, most);
             if quota == 0 {
                 // A CREDIT brings it back; or an ACK, if there is no room for replay or its OPEN still waits for that.
-                if self.session.has_credit(stream) {
-                    self.parked.push(stream);
-                }
+                let has_credit = self.session.has_credit(stream);
                 if let Some(place) = self.session.get(stream) {
-                    place.reading = Reading::NoCredit;
+                    place.reading = if has_credit { Reading::NoRoom } else { Reading::NoCredit };
+                    if has_credit {
+                        self.parked.push(stream);
+                    }
+                    self.stir(stream);
                 }
                 continue;
             }
@@ -273,6 +271,7 @@ impl Driver {
             match connection.wire.poll_write(context, bytes) {
                 Poll::Ready(Ok(count)) => {
                     moved = true;
+                    connection.took(now);
                     // All that was taken before has gone to the kernel.
                     connection.note_passage();
                     if of_preface {
@@ -290,7 +289,7 @@ impl Driver {
                 }
                 Poll::Ready(Err(error)) => break error,
                 Poll::Pending => {
-                    connection.look(now);
+                    connection.room.blocked(now);
                     return moved;
                 }
             }

@@ -8,12 +8,15 @@ impl LinkTask {
     /// Takes in who has come; sends on whom this link cannot carry.
     pub(super) fn take_clients(&mut self) {
         let before = self.driver.streams();
+        if self.driver.is_used_up() && self.slot.is_open() {
+            self.drain_away();
+        }
         for client in self.slot.take_clients() {
             if self.driver.has_wire() && self.driver.can_open() {
                 self.carry(client);
             } else {
                 self.slot.one_less();
-                self.hub.come_again(client);
+                self.hub.enter(client);
             }
         }
         if before == 0 && self.driver.streams() > 0 {

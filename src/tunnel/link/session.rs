@@ -15,6 +15,7 @@ use crate::status::SessionFigures;
 use crate::tunnel::attempt::Answered;
 use crate::tunnel::claims::{Answer, AttemptId, Failure, Gone, Input};
 use crate::tunnel::driver::Driver;
+use crate::tunnel::slot::order;
 
 /// The session as agreed with its gateway.
 #[derive(Clone)]
@@ -152,10 +153,11 @@ impl LinkTask {
         let Answered { wire, answer: hello::Answer::Welcome(welcome), .. } = *answered else { return };
         let Some(way) = self.ways.remove(&id) else { return };
         let resumed = self.known.is_some();
-        let planned = self.driver.has_wire() && !self.driver.is_suspect();
+        let planned = self.moving.take().filter(|_| self.driver.has_wire());
         let mut settings = driver_settings(&self.settings.borrow());
         settings.peer_buffer = known.resume.buffer;
         settings.streams = settings.streams.min(known.streams);
+        self.slot.takes(settings.streams);
         self.driver.retune(settings);
         match self.driver.attach(wire, welcome.welcome.received, Vec::new(), way.rtt) {
             Ok(again) => {
@@ -165,7 +167,10 @@ impl LinkTask {
                 self.known = Some(known);
                 self.tell_up(&way, resumed, planned, again);
                 self.schedule_move();
-                if !self.slot.leaving.load(Ordering::Acquire) {
+                // An edit may have removed the endpoint while it was dialled. The state machine is in the middle of a step.
+                if self.is_gone(&way.endpoint) {
+                    self.slot.tell(order::DRAIN);
+                } else if !self.slot.leaving.load(Ordering::Acquire) {
                     self.hub.opened(&self.slot);
                 }
             }

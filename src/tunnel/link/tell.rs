@@ -24,6 +24,14 @@ pub(super) struct Way {
     pub address: Option<SocketAddr>,
     pub rtt: Duration,
     pub begun: Instant,
+    /// What the dial took of `connect_timeout`.
+    pub took: Duration,
+}
+
+impl Way {
+    pub fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint, address: None, rtt: Duration::ZERO, begun: Instant::now(), took: Duration::ZERO }
+    }
 }
 
 /// Counts what a link's driver does.
@@ -210,17 +218,21 @@ impl LinkTask {
     }
 
     /// A connection has the session.
-    pub(super) fn tell_up(&mut self, way: &Way, resumed: bool, planned: bool, again: u64) {
+    pub(super) fn tell_up(&mut self, way: &Way, resumed: bool, planned: Option<LossReason>, again: u64) {
         let metrics = self.hub.status.metrics.clone();
         metrics.dial(DialOutcome::Ok);
         metrics.dial_duration.observe(way.begun.elapsed().as_secs_f64());
         metrics.changed();
         metrics.last_received.set(unix_now());
-        if planned || (resumed && self.lost_at.is_none()) {
-            // The connection before was given up for this one.
-            metrics.lose(if planned { self.move_reason } else { LossReason::Heartbeat });
-            if let Some(since) = self.up_since {
-                metrics.lifetime.observe(since.elapsed().as_secs_f64());
+        if let Some(since) = self.up_since.filter(|_| resumed && self.lost_at.is_none()) {
+            // The connection before was given up for this one: on purpose, or for an unanswered beat.
+            metrics.lose(planned.unwrap_or(LossReason::Heartbeat));
+            metrics.lifetime.observe(since.elapsed().as_secs_f64());
+            if planned.is_none() {
+                metrics.reconnects.inc();
+                if let Some(at) = &self.at {
+                    self.hub.with_endpoint(&at.name, |metrics| metrics.losses.inc());
+                }
             }
         }
         self.up_since = Some(Instant::now());

@@ -1,12 +1,12 @@
 //! Whether a connection in use is dead, told from what TCP knows of it. Pure.
 //!
-//! Nothing may be injected into a client's connection. But the kernel knows whether the peer's kernel still acknowledges:
+//! Nothing may be injected into a client's connection, nor into a service's. But the kernel knows whether the peer's kernel still acknowledges:
 //! keepalive cannot tell while bytes are in flight, and `TCP_USER_TIMEOUT` kills live peers that merely do not read. So
 //! everlink looks at `TCP_INFO` itself.
 
 use std::time::Duration;
 
-use crate::config::Heartbeat;
+use crate::config::Beats;
 use crate::net::kernel::TcpInfo;
 use crate::net::socket::Keepalive;
 
@@ -27,12 +27,12 @@ pub enum Verdict {
 ///
 /// `stalled`: how long the same bytes have been in flight. The age of the last acknowledgement alone would be fooled when
 /// only our direction is lost: whatever the peer sends, be it the same segment again and again, refreshes it.
-pub fn judge(info: &TcpInfo, stalled: Duration, heartbeat: &Heartbeat) -> Verdict {
+pub fn judge(info: &TcpInfo, stalled: Duration, beats: &Beats) -> Verdict {
     let (unanswered, silence) = match info.unacked {
         0 => (info.probes, info.last_ack_received),
         _ => (info.retransmits, info.last_ack_received.max(stalled)),
     };
-    if u32::from(unanswered) >= heartbeat.misses && silence > heartbeat.budget() {
+    if u32::from(unanswered) >= beats.misses && silence > beats.budget() {
         Verdict::Dead
     } else if info.unacked == 0 && info.probes == 0 && info.notsent_bytes == 0 {
         Verdict::Quiet
@@ -52,18 +52,11 @@ pub fn unanswered(probes: u8, last_ack_received: Duration, keepalive: &Keepalive
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Beat, InUse};
     use crate::net::kernel::TcpState;
 
     /// Budget 14 s.
     fn judged(stalled: u64, change: impl FnOnce(&mut TcpInfo)) -> Verdict {
-        let heartbeat = Heartbeat {
-            interval: Duration::from_secs(5),
-            timeout: Duration::from_secs(3),
-            misses: 3,
-            beat: Beat::Kernel,
-            in_use: InUse::Off,
-        };
+        let beats = Beats { interval: Duration::from_secs(5), timeout: Duration::from_secs(3), misses: 3 };
         let mut info = TcpInfo {
             state: TcpState::Established,
             retransmits: 0,
@@ -85,7 +78,7 @@ mod tests {
             send_window: Some(1),
         };
         change(&mut info);
-        judge(&info, Duration::from_secs(stalled), &heartbeat)
+        judge(&info, Duration::from_secs(stalled), &beats)
     }
 
     #[test]

@@ -1,0 +1,107 @@
+//! Looking after streams that say nothing by themselves: idle ones, and those whose client or service has vanished.
+
+use std::time::{Duration, Instant};
+
+use super::Driver;
+use super::place::Reading;
+use crate::link::watch::{self, Verdict};
+use crate::metrics::CloseReason;
+use crate::net::kernel::{TcpInfo, TcpState};
+use crate::net::socket::{self, Keepalive};
+use crate::session::ResetCode;
+
+/// How often idle streams are looked for, and new sockets get their keepalive.
+pub(super) const SWEEP: Duration = Duration::from_secs(1);
+
+/// How long a socket has had bytes in flight of which none was acknowledged.
+#[derive(Debug, Default)]
+pub(super) struct Stall {
+    /// The bytes acknowledged then, and when.
+    at: Option<(u64, Instant)>,
+}
+
+impl Stall {
+    fn lasts(&mut self, info: &TcpInfo, now: Instant) -> Duration {
+        if info.unacked == 0 {
+            self.at = None;
+            return Duration::ZERO;
+        }
+        match self.at {
+            Some((acknowledged, since)) if acknowledged == info.bytes_acked => now.saturating_duration_since(since),
+            _ => {
+                self.at = Some((info.bytes_acked, now));
+                Duration::ZERO
+            }
+        }
+    }
+}
+
+impl Driver {
+    /// Looks for idle streams, and gives sockets that stayed their keepalive.
+    pub(super) fn sweep_streams(&mut self, now: Instant) {
+        self.sweep = self.sweep.wrapping_add(1);
+        let sweep = self.sweep;
+        let idle = self.settings.idle_timeout.map(|idle| idle.as_secs_f64().ceil() as u32);
+        let mut over = Vec::new();
+        self.unsustained = false;
+        for stream in self.session.ids() {
+            let Some(place) = self.session.get(stream) else { continue };
+            if !place.sustained && now.saturating_duration_since(place.since) < SWEEP {
+                self.unsustained = true;
+            } else if !place.sustained {
+                place.sustained = true;
+                if let Some(stream) = place.stream.as_ref().filter(|stream| stream.tcp_fd().is_some()) {
+                    let _ = socket::apply_keepalive(stream, &Keepalive::LOCAL);
+                }
+            }
+            if idle.is_some_and(|idle| sweep.wrapping_sub(place.touched) > idle) {
+                over.push(stream);
+            }
+        }
+        for stream in over {
+            self.end(stream, Some(ResetCode::Idle), CloseReason::Idle);
+        }
+        let again = self.session.streams() > 0 && (idle.is_some() || self.unsustained);
+        self.next_sweep = again.then_some(now + SWEEP);
+    }
+
+    /// Bytes went to the stream's socket, or it is read no further: from now on it is looked at once a `timeout`, until its
+    /// peer's kernel has all of them.
+    pub(super) fn stir(&mut self, stream: u32) {
+        let Some(place) = self.session.get(stream) else { return };
+        if !std::mem::replace(&mut place.stirred, true) {
+            self.stirred.push(stream);
+            if self.next_look.is_none() {
+                self.next_look = Some(Instant::now() + self.settings.beats.timeout);
+            }
+        }
+    }
+
+    /// Ends the streams whose client or service is gone without a word: keepalive does not tell while bytes are in flight,
+    /// and a reset is not heard by who does not read.
+    pub(super) fn look_at_sockets(&mut self, now: Instant) {
+        let beats = self.settings.beats;
+        let mut stirred = std::mem::take(&mut self.stirred);
+        let mut gone = Vec::new();
+        stirred.retain(|stream| {
+            let Some(place) = self.session.get(*stream) else { return false };
+            let unread = matches!(place.reading, Reading::NoCredit | Reading::NoRoom);
+            place.stirred = match place.stream.as_ref().map(|socket| socket.tcp_info()) {
+                Some(Ok(info)) => {
+                    let verdict = watch::judge(&info, place.stall.lasts(&info, now), &beats);
+                    if verdict == Verdict::Dead || (unread && info.state == TcpState::Closed) {
+                        gone.push(*stream);
+                    }
+                    unread || verdict == Verdict::InFlight
+                }
+                _ => false,
+            };
+            place.stirred
+        });
+        self.stirred = stirred;
+        self.next_look = (!self.stirred.is_empty()).then_some(now + beats.timeout);
+        for stream in gone {
+            self.local_failed(stream);
+        }
+    }
+}

@@ -86,7 +86,7 @@ fn fault_29_a_slow_reader_stalls_nobody_but_itself() {
     wait_until("the stream is full", || {
         let moved = road.relay.moved(Way::Down);
         std::thread::sleep(Duration::from_millis(200));
-        moved > 1 << 20 && road.relay.moved(Way::Down) < moved + 10_000
+        moved > 200_000 && road.relay.moved(Way::Down) < moved + 10_000
     });
     let talks = [Pace::BULK, Pace::CHAT].map(|pace| Talk::start(road.listener("echo"), pace));
     let began = Instant::now();
@@ -115,6 +115,7 @@ struct Flood {
 impl Flood {
     fn start(sends: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let _ = socket2::SockRef::from(&listener).set_recv_buffer_size(8 << 10);
         let address = listener.local_addr().expect("an address");
         let (open, came, stop) = (Arc::<Mutex<Vec<TcpStream>>>::default(), Arc::default(), Arc::default());
         let made = Self { address, open, came, stop };
@@ -167,7 +168,9 @@ fn fault_30_a_thousand_stalled_streams_are_bounded_and_hold_nobody_up() {
     for n in 0..STREAMS {
         // Half of them do not read, and half of them are not read.
         let mut client = connect_to(road.listener(if n % 2 == 0 { "flood" } else { "deaf" }));
+        // What the tests' own ends take counts for the host as well.
         let _ = socket2::SockRef::from(&client).set_recv_buffer_size(8 << 10);
+        let _ = socket2::SockRef::from(&client).set_send_buffer_size(8 << 10);
         client.set_nonblocking(true).expect("set");
         if n % 2 == 1 {
             while matches!(client.write(&bytes), Ok(1..)) {}
@@ -184,7 +187,8 @@ fn fault_30_a_thousand_stalled_streams_are_bounded_and_hold_nobody_up() {
         }
         std::thread::sleep(Duration::from_millis(300));
         let later = [Way::Up, Way::Down].map(|way| road.relay.moved(way));
-        moved.iter().zip(later).all(|(moved, later)| later < moved + 10_000)
+        // Kernels grow the buffers of those who do not read now and then.
+        moved.iter().zip(later).all(|(moved, later)| later < moved + 300_000)
     });
     let stalled = [memory(road.sidecar.id()), memory(road.gateway().id())];
     println!("memory, KiB: {at_first:?} before, {stalled:?} with {STREAMS} stalled streams");
@@ -192,6 +196,10 @@ fn fault_30_a_thousand_stalled_streams_are_bounded_and_hold_nobody_up() {
         // `limits.windows` is 64 MiB, and replay has its 16.
         assert!(stalled < at_first + (84 << 10), "{at_first} and then {stalled} KiB");
     }
+    // Nor do kernels hold much: what the host has for TCP is for all.
+    let moved = [Way::Up, Way::Down].map(|way| road.relay.moved(way) / (STREAMS as u64 / 2));
+    println!("bytes for each stalled stream, windows and kernels: {moved:?}");
+    assert!(moved.iter().all(|bytes| *bytes < 512 << 10), "{moved:?}");
     let talks_on = [Pace::BULK, Pace::CHAT].map(|pace| Talk::start(road.listener("echo"), pace));
     let began = Instant::now();
     talks_on[0].until_moved(50 << 20);

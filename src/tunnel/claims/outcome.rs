@@ -74,6 +74,7 @@ impl Claims {
             // move met the wrong one. That is no reason to end a session that lives.
             Answer::Unknown { .. } => {
                 self.places.reject(place);
+                self.wait_after_wrong_door(now);
                 self.wait_after_failure(now, false, out);
             }
             // Only we know the session's secret, so a claim of our own holds it. A higher epoch takes it back.

@@ -18,6 +18,11 @@ const URGENT: (Duration, Duration) = (Duration::from_millis(750), Duration::from
 /// After a loss somebody waits for: little enough not to be noticed, enough to spread a gateway's whole clientele.
 const FIRST_SPREAD: Duration = Duration::from_millis(250);
 
+/// After a gateway that does not have the session: the way is well, so the next one may be asked sooner. Spread widely, for
+/// behind an address that leads to its gateways strictly in turn two links that dial alternately would meet the wrong ones
+/// for ever.
+const NEXT_DOOR: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(750));
+
 /// A superseded claim is made again within this.
 const SOON: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(1000));
 
@@ -127,6 +132,11 @@ impl Claims {
         }
         self.claim_failures = self.claim_failures.saturating_add(1);
         self.calm_at = now + backoff::after_failures(&self.settings.retry, self.claim_failures, &mut self.random);
+    }
+
+    pub(super) fn wait_after_wrong_door(&mut self, now: Instant) {
+        let soon = now + self.between(NEXT_DOOR);
+        self.urgent_at = self.urgent_at.min(soon);
     }
 
     pub(super) fn wait_after_superseded(&mut self, now: Instant) {

@@ -658,3 +658,46 @@ fn stop_abandons_everything_and_nothing_wakes_it_again() {
     assert_eq!((table.claims.state(), table.claims.next_deadline()), (State::Closed, None));
     assert!(table.now > table.start);
 }
+
+/// An address that leads to two gateways strictly in turn, and two links that have lost their sessions at once, each at a
+/// gateway of its own: neither keeps the other from ever meeting the right one.
+#[test]
+fn two_links_behind_one_address_that_alternates_both_find_their_own_gateway_soon() {
+    let mut slowest = Duration::ZERO;
+    for seed in 0..200 {
+        let mut tables = [0, 1].map(|n| {
+            let mut table = Table::up(settings());
+            table.claims.random = fastrand::Rng::with_seed(2 * seed + n);
+            table.take(Input::StreamsWait(true));
+            table.take(Input::Lost);
+            table
+        });
+        let lost = tables[0].now;
+        let (mut turn, mut at) = (seed as usize % 2, lost);
+        let mut found = [None; 2];
+        while found.contains(&None) {
+            at += 2 * MS;
+            assert!(at < lost + 60 * SECOND, "seed {seed}: {found:?}");
+            for (n, table) in tables.iter_mut().enumerate().filter(|(n, _)| found[*n].is_none()).collect::<Vec<_>>() {
+                table.now = at;
+                let actions = table.take(Input::Tick);
+                let Some(id) = actions.iter().find_map(|action| match action {
+                    Action::Dial { id, .. } => Some(*id),
+                    _ => None,
+                }) else {
+                    continue;
+                };
+                let here = turn % 2 == n;
+                turn += 1;
+                table.take(Input::Ready(id));
+                let answer = if here { WELCOME } else { Answer::Unknown { own_name: false } };
+                let taken = table.take(Input::Answer(id, answer));
+                if taken.iter().any(|action| matches!(action, Action::Attach { .. })) {
+                    found[n] = Some(at - lost);
+                }
+            }
+        }
+        slowest = slowest.max(found.into_iter().flatten().max().unwrap_or_default());
+    }
+    assert!(slowest < 12 * SECOND, "{slowest:?}");
+}

@@ -116,6 +116,15 @@ pub async fn restarted<F: Future<Output = ()> + Send + 'static>(mut make: impl F
     }
 }
 
+/// A task of this process, as it is. In a simulation a process can be stopped, and its tasks with it.
+#[cfg(not(test))]
+pub fn of_process<F: Future>(task: F) -> F {
+    task
+}
+
+#[cfg(test)]
+pub use crate::net::memory::of_process;
+
 async fn pulse(index: usize, status: &Status, stop: &CancellationToken) {
     let mut last = Instant::now();
     loop {

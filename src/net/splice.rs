@@ -139,7 +139,7 @@ fn poll_io(
                 ready!(if interest.is_readable() { socket.poll_read_ready(cx) } else { socket.poll_write_ready(cx) })?;
                 socket.try_io(interest, || operation(fd))
             }
-            Stream::Tls(_) | Stream::TlsUnix(_) => return Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+            _ => return Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
         };
         match done {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

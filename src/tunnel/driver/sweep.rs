@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Driver;
+use crate::clock;
 use crate::link::watch::{self, Verdict};
 use crate::metrics::CloseReason;
 use crate::net::kernel::TcpInfo;
@@ -70,7 +71,7 @@ impl Driver {
         if !std::mem::replace(&mut place.stirred, true) {
             self.stirred.push(stream);
             if self.next_look.is_none() {
-                self.next_look = Some(Instant::now() + self.settings.beats.timeout);
+                self.next_look = Some(clock::now() + self.settings.beats.timeout);
             }
         }
     }

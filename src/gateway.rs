@@ -20,6 +20,8 @@ mod services;
 mod session;
 mod sessions;
 mod shared;
+#[cfg(test)]
+mod simulated;
 mod terms;
 #[cfg(test)]
 mod tests;

@@ -19,8 +19,12 @@ pub mod log;
 pub mod metrics;
 pub mod net;
 pub mod running;
+#[cfg(test)]
+mod seeds;
 pub mod session;
 pub mod status;
 pub mod tunnel;
 pub mod upstream;
+#[cfg(test)]
+mod whole;
 pub mod workers;

@@ -34,6 +34,13 @@ pub fn many<C: Default + Send>(
             if seed >= from + count || failed.lock().unwrap().is_some() {
                 break;
             }
+            if seed > from && (seed - from).is_multiple_of(1000) {
+                eprintln!(
+                    "{simulation}: {} of {count} seeds after {:.0} s",
+                    seed - from,
+                    begun.elapsed().as_secs_f64()
+                );
+            }
             match run(seed) {
                 Ok(counts) => merge(&mut mine, &counts),
                 Err(text) => {

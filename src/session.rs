@@ -36,6 +36,8 @@ pub struct Broken {
     pub no_fencing: bool,
     /// Streams are sent without regard to the room their receivers have given.
     pub no_window: bool,
+    /// The connection at hand is read while a claim is out.
+    pub no_freeze: bool,
 }
 
 #[cfg(test)]
@@ -45,6 +47,7 @@ thread_local! {
         no_duplicate_removal: false,
         no_fencing: false,
         no_window: false,
+        no_freeze: false,
     }) };
 }
 

@@ -23,6 +23,7 @@ mod streams;
 mod tap;
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Once;
 use std::time::{Duration, Instant};
@@ -50,6 +51,8 @@ const GONE_WITHIN: Duration = Duration::from_secs(20);
 /// Dials of a link within ten seconds at most: one a second for each of two attempts, and as many for what a nemesis asks
 /// for by itself.
 const DIALS: usize = 40;
+/// What frames other than OPEN and DATA may add to the bytes kept for replay.
+const CONTROL: u64 = 1 << 20;
 
 thread_local! {
     static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
@@ -79,7 +82,7 @@ async fn play(seed: u64) -> Result<Ran, String> {
     let profile = Profile::random(&mut random);
     let (tap, record) = tap::tap();
     let addresses = (0..profile.gateways).map(gateway_address).collect();
-    let _running = memory::begin(seed, addresses, Habits::calm(), tap);
+    let _running = memory::begin(seed, addresses, Habits::rough(), tap);
     tokio::spawn(memory::pump());
     tokio::spawn(memory::dispatch());
     let silences = if profile.gentle { SECOND } else { 15 * SECOND };
@@ -90,7 +93,16 @@ async fn play(seed: u64) -> Result<Ran, String> {
         (0..profile.gateways).map(|index| Far::new(index, &mut random, profile.gentle)).collect();
     gateways.iter_mut().for_each(Far::start);
     let near = Near::start(&profile, &mut random);
-    let mut whole = Whole { profile, users, gateways, near, record, counts: Counts::default(), begun: clock::now() };
+    let mut whole = Whole {
+        profile,
+        users,
+        gateways,
+        near,
+        record,
+        counts: Counts::default(),
+        begun: clock::now(),
+        sessions: BTreeMap::new(),
+    };
     whole.play(seed).await?;
     let mut counts = whole.counts;
     counts.merge(&whole.record.borrow().counts);
@@ -107,6 +119,8 @@ struct Whole {
     record: Rc<RefCell<Record>>,
     counts: Counts,
     begun: Instant,
+    /// Of each session, by which end shows it: its epoch, and what it was ever allowed to keep.
+    sessions: BTreeMap<(bool, String), (u64, u64)>,
 }
 
 impl Whole {
@@ -138,6 +152,8 @@ impl Whole {
         let all = self.users.plans().len();
         self.until("every client is through", THROUGH_WITHIN, |whole| whole.users.through() == all).await?;
         self.counts.most("most milliseconds until through", clock::since(healed).as_millis() as u64);
+        // Whoever came a moment ago has been let in by then.
+        tokio::time::sleep(SECOND).await;
         self.until("nobody is carried", GONE_WITHIN, |whole| {
             whole.near.hub.clients() == 0 && whole.near.hub.streams() == 0
         })
@@ -167,6 +183,7 @@ impl Whole {
                 return Err(format!("gateway {} sees a violation: {name}", far.index));
             }
         }
+        self.look_at_sessions()?;
         let now = clock::now();
         let dials = net(|network| {
             let recent = network.dials.iter().rev().take_while(|at| now.saturating_duration_since(**at) < 10 * SECOND);
@@ -179,6 +196,26 @@ impl Whole {
         }
         if PANICS.with_borrow(|panics| !panics.is_empty()) {
             return Err("a panic".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Epochs rise, at both ends, and nobody keeps more than was agreed.
+    fn look_at_sessions(&mut self) -> Result<(), String> {
+        let near = self.near.hub.status.links();
+        let near = near.iter().filter_map(|link| Some((true, link.session()?)));
+        let far = self.gateways.iter().filter_map(|far| far.gateway.as_ref());
+        let far = far.flat_map(|gateway| gateway.sessions()).map(|session| (false, session));
+        for (end, session) in near.chain(far) {
+            let (epoch, buffer) = self.sessions.entry((end, session.id.to_string())).or_default();
+            if session.epoch < *epoch {
+                return Err(format!("epoch {} holds after {epoch}: {session:?}", session.epoch));
+            }
+            (*epoch, *buffer) = (session.epoch, session.buffer.max(*buffer));
+            self.counts.most("most bytes kept for replay", session.unacknowledged);
+            if session.unacknowledged > *buffer + CONTROL {
+                return Err(format!("more is kept than agreed: {session:?}"));
+            }
         }
         Ok(())
     }
@@ -242,7 +279,11 @@ impl Whole {
         let counted = carried + self.near.refused();
         let fair = refused..=refused + left_before;
         if counted != self.users.plans().len() as u64 || !fair.contains(&self.near.refused()) {
-            return Err(format!("{fair:?} clients were refused, {} are counted; {closed:?}", self.near.refused()));
+            let (all, counted) = (self.users.plans().len(), self.near.refused());
+            let outcomes = self.users.outcomes();
+            return Err(format!(
+                "of {all} clients {fair:?} were refused, {counted} are counted; {closed:?}; {outcomes:?}"
+            ));
         }
         let losses = closed.iter().filter(|(reason, _)| *reason != CloseReason::Finished);
         let losses: u64 = losses.map(|(_, count)| count).sum();

@@ -7,6 +7,7 @@ use super::files::{Files, KnownToken};
 use super::{Gateway, accept};
 use crate::net::memory;
 use crate::net::tcp::Unbound;
+use crate::status::SessionView;
 use crate::workers::of_process;
 
 impl Gateway {
@@ -34,6 +35,11 @@ impl Gateway {
     /// It drains, or was cut.
     pub fn is_leaving(&self) -> bool {
         self.shared.phase() != super::Phase::Serving
+    }
+
+    /// Its sessions as they show themselves.
+    pub fn sessions(&self) -> Vec<SessionView> {
+        self.shared.status.sessions().iter().map(|session| session.figures.view()).collect()
     }
 
     /// Violations counted, by name.

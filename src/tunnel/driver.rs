@@ -326,8 +326,12 @@ impl Driver {
     pub fn freeze(&mut self) -> u64 {
         self.frozen = true;
         #[cfg(test)]
-        if crate::session::Broken::current().no_duplicate_removal {
-            return self.session.received().saturating_sub(100);
+        {
+            let broken = crate::session::Broken::current();
+            self.frozen = !broken.no_freeze;
+            if broken.no_duplicate_removal {
+                return self.session.received().saturating_sub(100);
+            }
         }
         self.session.received()
     }

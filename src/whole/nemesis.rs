@@ -139,7 +139,7 @@ impl Nemesis {
                     settings.limits.sessions = 1024;
                     settings.limits.streams = 1024;
                 }),
-                Deed::Calm => net(|network| network.habits = Habits::calm()),
+                Deed::Calm => net(|network| network.habits = Habits::rough()),
             }
         }
     }
@@ -244,6 +244,12 @@ impl Nemesis {
                     self.counts.one("nemesis: gateway drains");
                     self.took = true;
                     leaving.drain();
+                    if self.random.bool() {
+                        // The sidecar hears of it late, and clients come meanwhile.
+                        net(|network| network.clog(gateway, 1, true));
+                        let late = self.some(2 * SECOND);
+                        self.later(late, Deed::Clog { gateway, side: 1, clogged: false });
+                    }
                     let spell = self.spell();
                     self.later(spell, Deed::CutDrained { gateway });
                 }
@@ -352,6 +358,7 @@ impl Nemesis {
             capacity: [(1 << 10, 4 << 10), (16 << 10, 64 << 10), (64 << 10, 256 << 10)][self.random.usize(0..3)],
             pieces: [1, 4, 20][self.random.usize(0..3)],
             doomed: [(0, 1), (30, 200), (60, 400), (30, 5000)][self.random.usize(0..4)],
+            late: [(0, MS), (40, 6 * SECOND)][self.random.usize(0..2)],
         };
         net(|network| network.habits = habits);
         let spell = self.spell();

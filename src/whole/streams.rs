@@ -129,7 +129,9 @@ impl Users {
 
     /// A client.
     pub async fn client(self: Arc<Self>, plan: usize, stream: Stream) {
+        tracing::debug!(plan, "a client comes");
         let outcome = self.talk(plan, 0, stream, &(plan as u32).to_le_bytes()).await;
+        tracing::debug!(plan, ?outcome, "a client is through");
         locked(&self.outcomes)[plan][0] = Some(outcome);
     }
 

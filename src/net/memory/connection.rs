@@ -29,6 +29,8 @@ pub struct Habits {
     pub pieces: usize,
     /// So many in a hundred break by themselves, within so many bytes.
     pub doomed: (u8, u64),
+    /// The first bytes of so many in a hundred are on their way for so long at most.
+    pub late: (u8, Duration),
 }
 
 /// How a connection breaks.
@@ -45,7 +47,19 @@ pub enum Cut {
 impl Habits {
     /// A good network.
     pub fn calm() -> Self {
-        Self { latency: (MS, 20 * MS), rate: None, capacity: (64 << 10, 256 << 10), pieces: 2, doomed: (0, 1) }
+        Self {
+            latency: (MS, 20 * MS),
+            rate: None,
+            capacity: (64 << 10, 256 << 10),
+            pieces: 2,
+            doomed: (0, 1),
+            late: (0, MS),
+        }
+    }
+
+    /// One on which something always happens.
+    pub fn rough() -> Self {
+        Self { pieces: 4, doomed: (4, 400), late: (8, Duration::from_secs(4)), ..Self::calm() }
     }
 
     pub fn latency(&self, random: &mut Rng) -> Duration {
@@ -59,10 +73,15 @@ impl Habits {
         connection.rate = self.rate;
         connection.capacity = random.usize(self.capacity.0..=self.capacity.1);
         connection.pieces = random.usize(1..=self.pieces);
+        if random.u8(0..100) < self.late.0 {
+            let late = Duration::from_millis(random.u64(0..=self.late.1.as_millis() as u64));
+            connection.ways[super::NEAR].last_due += late;
+        }
         for side in 0..2 {
             if random.u8(0..100) < self.doomed.0 {
+                let bytes = if random.u8(0..8) == 0 { 0 } else { random.u64(0..self.doomed.1) };
                 let cut = [Cut::Reset, Cut::Reset, Cut::End, Cut::HalfOpen][random.usize(0..4)];
-                connection.cut_after(side, random.u64(0..self.doomed.1), cut);
+                connection.cut_after(side, bytes, cut);
             }
         }
     }

@@ -25,6 +25,7 @@ use crate::config::{self, Beat, Endpoint, InUse};
 use crate::link::dial::{self, DialError, DialOptions};
 use crate::link::resolve::Resolver;
 use crate::listener::client::{Socket, close_in_order};
+use crate::listener::waiting::Waiting;
 use crate::listener::{Arrivals, Arrived};
 use crate::metrics::{
     CloseReason, DialOutcome, EndpointMetrics, Label, LinkState, LossReason, RefuseReason, UpstreamMetrics,
@@ -84,13 +85,11 @@ pub struct Pool {
     told: Mutex<(Instant, u32)>,
 }
 
-#[derive(Default)]
 struct Queue {
     ready: VecDeque<Arc<Place>>,
-    waiting: VecDeque<Client>,
+    waiting: Waiting<Client>,
     /// Dials under way.
     dialling: usize,
-    closed: bool,
 }
 
 /// Where one link can be reached.
@@ -147,10 +146,12 @@ impl Pool {
         tls: Option<Arc<ClientTls>>,
     ) -> Arc<Self> {
         let seed = fastrand::u64(..);
+        let status = process.add_upstream(settings);
+        let waiting = Waiting::new(status.metrics.waiting.clone());
         Arc::new(Self {
             name: settings.name.clone(),
             process: process.clone(),
-            status: process.add_upstream(settings),
+            status,
             settings: watch::Sender::new(settings.clone()),
             in_use: Arc::default(),
             tls: ArcSwapOption::from(tls),
@@ -159,7 +160,7 @@ impl Pool {
             keeper: Notify::new(),
             endpoints: Mutex::new(Endpoints::new(&settings.endpoints, settings.balance, seed)),
             ages: Mutex::default(),
-            queue: Mutex::default(),
+            queue: Mutex::new(Queue { ready: VecDeque::new(), waiting, dialling: 0 }),
             resolver: resolver.clone(),
             workers: workers.to_vec(),
             turn: AtomicUsize::new(fastrand::usize(..workers.len().max(1))),
@@ -222,15 +223,15 @@ impl Pool {
             return socket.refuse();
         };
         let place = ClientPlace { pool: self.clone(), descriptors };
-        self.queue_up(Client { socket, accepted: Instant::now(), place }, worker, false);
+        self.queue_up(Client { socket, accepted: Instant::now(), place }, worker);
     }
 
     /// A client whose link turned out to be gone comes first again.
     pub fn come_again(self: &Arc<Self>, client: Client) {
-        self.queue_up(client, 0, true);
+        self.queue_up(client, 0);
     }
 
-    fn queue_up(self: &Arc<Self>, client: Client, worker: usize, first: bool) {
+    fn queue_up(self: &Arc<Self>, client: Client, worker: usize) {
         let limits = &self.current().limits;
         let mut queue = self.queue();
         // A link on the same thread is handed over without waking another core.
@@ -241,7 +242,7 @@ impl Pool {
         }
         // `wait` is for a link that is down; while the upstream answers, a connection is under way.
         let down = limits.wait.is_zero() && !self.is_answering();
-        let refused = if queue.closed || down {
+        let refused = if queue.waiting.is_closed() || down {
             Some(RefuseReason::LinkDown)
         } else if queue.waiting.len() >= limits.waiting {
             Some(RefuseReason::Limit)
@@ -253,12 +254,7 @@ impl Pool {
             self.status.metrics.refuse(reason);
             return client.socket.refuse();
         }
-        if first {
-            queue.waiting.push_front(client);
-        } else {
-            queue.waiting.push_back(client);
-        }
-        self.status.metrics.waiting.set(queue.waiting.len() as i64);
+        queue.waiting.insert(client);
         let dial_more = self.is_answering() && queue.dialling < queue.waiting.len();
         if dial_more {
             queue.dialling += 1;
@@ -279,7 +275,9 @@ impl Pool {
         };
         // Whom it was dialled for waits on if it failed, for a link.
         let Ok(opened) = opened else { return };
-        match self.next_waiting() {
+        // In a statement of its own: the queue is not to be locked meanwhile.
+        let client = self.queue().waiting.take_first();
+        match client {
             Some(client) => self.carry(client, opened, Vec::new()),
             None => {
                 let Opened { stream, tie, .. } = opened;
@@ -287,13 +285,6 @@ impl Pool {
                 close_in_order(stream).await;
             }
         }
-    }
-
-    fn next_waiting(&self) -> Option<Client> {
-        let mut queue = self.queue();
-        let client = queue.waiting.pop_front();
-        self.status.metrics.waiting.set(queue.waiting.len() as i64);
-        client
     }
 
     /// Refuses the clients who have waited for `limits.wait`; says when the next one will have.
@@ -305,36 +296,27 @@ impl Pool {
                 wait => wait,
             }
         };
-        loop {
-            let mut queue = self.queue();
-            let front = queue.waiting.front()?.accepted + wait;
-            if front > now {
-                return Some(front);
-            }
-            let client = queue.waiting.pop_front();
-            self.status.metrics.waiting.set(queue.waiting.len() as i64);
-            drop(queue);
-            if let Some(client) = client {
-                self.status.metrics.refuse(RefuseReason::LinkDown);
-                tracing::debug!(upstream = self.name, waited = ?wait, "client refused: no link");
-                client.socket.refuse();
-            }
+        let (late, next) = self.queue().waiting.take_late(now, wait);
+        for client in late {
+            tracing::debug!(upstream = self.name, ?wait, "client refused: no link");
+            self.refuse(client);
         }
+        next
     }
 
     /// The upstream goes: nobody waits any more, nobody is let in.
     pub fn close(&self) {
         let waiting = {
             let mut queue = self.queue();
-            queue.closed = true;
             queue.ready.clear();
-            std::mem::take(&mut queue.waiting)
+            queue.waiting.close()
         };
-        self.status.metrics.waiting.set(0);
-        for client in waiting {
-            self.status.metrics.refuse(RefuseReason::LinkDown);
-            client.socket.refuse();
-        }
+        waiting.into_iter().for_each(|client| self.refuse(client));
+    }
+
+    fn refuse(&self, client: Client) {
+        self.status.metrics.refuse(RefuseReason::LinkDown);
+        client.socket.refuse();
     }
 
     /// Clients accepted and not yet gone.
@@ -352,11 +334,10 @@ impl Pool {
     /// A link could be handed out now. Returns the client who waited longest, or remembers the link.
     pub fn offer(&self, place: &Arc<Place>) -> Option<Client> {
         let mut queue = self.queue();
-        if let Some(client) = queue.waiting.pop_front() {
-            self.status.metrics.waiting.set(queue.waiting.len() as i64);
+        if let Some(client) = queue.waiting.take_first() {
             return Some(client);
         }
-        if !queue.closed {
+        if !queue.waiting.is_closed() {
             queue.ready.push_back(place.clone());
         }
         None

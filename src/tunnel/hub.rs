@@ -3,7 +3,7 @@
 //! A client goes to the link with the fewest streams whose session is up. While none is, clients wait outside all of
 //! them, and the first session that stands takes them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -17,6 +17,7 @@ use crate::config;
 use crate::link::resolve::Resolver;
 use crate::listener::Arrived;
 use crate::listener::client::Socket;
+use crate::listener::waiting::Waiting;
 use crate::metrics::{EndpointMetrics, Label, RefuseReason};
 use crate::net::descriptors::Descriptors;
 use crate::net::tls::ClientTls;
@@ -44,17 +45,11 @@ pub struct Hub {
     turn: AtomicUsize,
     next_link: AtomicU64,
     slots: ArcSwap<Vec<Arc<Slot>>>,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Waiting<Client>>,
     clients: AtomicUsize,
     alive: Mutex<HashMap<String, usize>>,
     endpoint_metrics: ArcSwap<Vec<(String, EndpointMetrics)>>,
     last_trouble: ArcSwap<String>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    clients: VecDeque<Client>,
-    closed: bool,
 }
 
 /// Keeps the upstream and an endpoint up while it exists.
@@ -70,10 +65,12 @@ impl Hub {
         resolver: &Resolver,
         workers: &[Handle],
     ) -> Arc<Self> {
+        let status = process.add_upstream(settings);
         Arc::new(Self {
             name: settings.name.clone(),
             process: process.clone(),
-            status: process.add_upstream(settings),
+            waiting: Mutex::new(Waiting::new(status.metrics.waiting.clone())),
+            status,
             settings: watch::Sender::new(settings.clone()),
             credentials: Credentials::default(),
             resolver: resolver.clone(),
@@ -82,7 +79,6 @@ impl Hub {
             turn: AtomicUsize::new(fastrand::usize(..workers.len().max(1))),
             next_link: AtomicU64::new(1),
             slots: ArcSwap::default(),
-            waiting: Mutex::default(),
             clients: AtomicUsize::new(0),
             alive: Mutex::default(),
             endpoint_metrics: ArcSwap::from_pointee(endpoint_metrics(process, settings)),
@@ -94,7 +90,7 @@ impl Hub {
         self.settings.borrow().clone()
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting<Client>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -242,13 +238,13 @@ impl Hub {
                 Some(back) => client = back,
             }
         }
-        let refused = if waiting.closed {
+        let refused = if waiting.is_closed() {
             Some(RefuseReason::LinkDown)
         } else if self.is_full() {
             Some(RefuseReason::Limit)
         } else if limits.wait.is_zero() {
             Some(RefuseReason::LinkDown)
-        } else if waiting.clients.len() >= limits.waiting {
+        } else if waiting.len() >= limits.waiting {
             Some(RefuseReason::Limit)
         } else {
             None
@@ -259,10 +255,7 @@ impl Hub {
             tracing::debug!(upstream = self.name, reason = reason.name(), "client refused");
             return client.socket.refuse();
         }
-        // Whoever came first is first, again as well: the keeper looks only at the front.
-        let place = waiting.clients.partition_point(|other| other.accepted <= client.accepted);
-        waiting.clients.insert(place, client);
-        self.status.metrics.waiting.set(waiting.clients.len() as i64);
+        waiting.insert(client);
         drop(waiting);
         self.keeper.notify_one();
     }
@@ -285,8 +278,7 @@ impl Hub {
     pub fn opened(&self, slot: &Slot) {
         let mut waiting = self.waiting();
         slot.open.store(true, Ordering::Release);
-        let clients = std::mem::take(&mut waiting.clients);
-        self.status.metrics.waiting.set(0);
+        let clients = waiting.take_all();
         drop(waiting);
         clients.into_iter().filter_map(|client| slot.give(client)).for_each(|back| self.enter(back));
     }
@@ -294,35 +286,23 @@ impl Hub {
     /// Refuses the clients who have waited for `limits.wait`; says when the next one will have.
     pub fn expire(&self, now: Instant) -> Option<Instant> {
         let wait = self.current().limits.wait;
-        loop {
-            let mut waiting = self.waiting();
-            let front = waiting.clients.front()?.accepted + wait;
-            if front > now {
-                return Some(front);
-            }
-            let client = waiting.clients.pop_front();
-            self.status.metrics.waiting.set(waiting.clients.len() as i64);
-            drop(waiting);
-            if let Some(client) = client {
-                self.status.metrics.refuse(RefuseReason::LinkDown);
-                tracing::debug!(upstream = self.name, waited = ?wait, "client refused: no link");
-                client.socket.refuse();
-            }
+        let (late, next) = self.waiting().take_late(now, wait);
+        for client in late {
+            tracing::debug!(upstream = self.name, ?wait, "client refused: no link");
+            self.refuse(client);
         }
+        next
     }
 
     /// The upstream goes: nobody waits any more, nobody is let in.
     pub fn close(&self) {
-        let clients = {
-            let mut waiting = self.waiting();
-            waiting.closed = true;
-            std::mem::take(&mut waiting.clients)
-        };
-        self.status.metrics.waiting.set(0);
-        for client in clients {
-            self.status.metrics.refuse(RefuseReason::LinkDown);
-            client.socket.refuse();
-        }
+        let clients = self.waiting().close();
+        clients.into_iter().for_each(|client| self.refuse(client));
+    }
+
+    fn refuse(&self, client: Client) {
+        self.status.metrics.refuse(RefuseReason::LinkDown);
+        client.socket.refuse();
     }
 
     /// Clients accepted and not yet gone.

@@ -28,7 +28,7 @@ use crate::listener::client::{Socket, close_in_order};
 use crate::listener::waiting::Waiting;
 use crate::listener::{Arrivals, Arrived};
 use crate::metrics::{
-    CloseReason, DialOutcome, EndpointMetrics, Label, LinkState, LossReason, RefuseReason, UpstreamMetrics,
+    CloseReason, DialOutcome, EndpointSeries, Label, LinkState, LossReason, RefuseReason, UpstreamMetrics,
 };
 use crate::net::descriptors::{Descriptors, Held};
 use crate::net::stream::Stream;
@@ -71,7 +71,7 @@ pub struct Pool {
     /// Links that live: warm, in use, or being refilled. A lock, so that "the last went" and "the first came" are told
     /// in the order in which they happened.
     alive: Mutex<usize>,
-    endpoint_metrics: ArcSwap<Vec<(String, EndpointMetrics)>>,
+    pub endpoint_series: EndpointSeries,
     /// Clients accepted and not yet gone.
     clients: AtomicUsize,
     /// The last that was heard from the upstream was good: not merely a connect, which a hung server's kernel grants too.
@@ -165,7 +165,7 @@ impl Pool {
             workers: workers.to_vec(),
             turn: AtomicUsize::new(fastrand::usize(..workers.len().max(1))),
             alive: Mutex::new(0),
-            endpoint_metrics: ArcSwap::from_pointee(endpoint_metrics(process, settings)),
+            endpoint_series: EndpointSeries::new(&process.metrics, settings),
             clients: AtomicUsize::new(0),
             answering: AtomicBool::new(false),
             speaks_first: AtomicBool::new(false),
@@ -491,25 +491,15 @@ impl Pool {
         Tie { pool, endpoint, alive: None, dial: Dial::UnderWay, _descriptor: Descriptors::shared().take(1) }
     }
 
-    /// The endpoint's series, if it is (still) in the configuration.
-    pub fn with_endpoint_metrics(&self, endpoint: &Endpoint, act: impl FnOnce(&EndpointMetrics)) {
-        if let Some((_, metrics)) = self.endpoint_metrics.load().iter().find(|(name, _)| *name == endpoint.name) {
-            act(metrics);
-        }
-    }
-
     /// Takes new settings; what depends on them follows by itself. Series of endpoints that went, go.
     pub fn apply(&self, settings: &Arc<config::Upstream>) {
         let old = self.current();
         {
             let mut endpoints = self.endpoints();
             endpoints.replace(&settings.endpoints, settings.balance);
-            self.endpoint_metrics.store(Arc::new(endpoint_metrics(&self.process, settings)));
-            for gone in old.endpoints.iter().filter(|old| !settings.endpoints.iter().any(|new| new.name == old.name)) {
-                self.process.metrics.remove_endpoint(&self.name, &gone.name);
-            }
+            self.endpoint_series.replace(&self.process.metrics, settings);
             for endpoint in settings.endpoints.iter().filter(|endpoint| endpoints.is_live(endpoint)) {
-                self.with_endpoint_metrics(endpoint, |metrics| metrics.up.set(1));
+                self.endpoint_series.with(&endpoint.name, |metrics| metrics.up.set(1));
             }
             if old.retry != settings.retry || old.endpoints != settings.endpoints || old.tls != settings.tls {
                 endpoints.forget_failures();
@@ -598,11 +588,6 @@ impl Arrivals for Pool {
     }
 }
 
-fn endpoint_metrics(process: &Status, settings: &config::Upstream) -> Vec<(String, EndpointMetrics)> {
-    let metrics = |name: &str| process.metrics.endpoint(&settings.name, name);
-    settings.endpoints.iter().map(|endpoint| (endpoint.name.clone(), metrics(&endpoint.name))).collect()
-}
-
 /// A connection in use. Counted out when dropped, even by a panic of its task.
 struct Carrying {
     place: ClientPlace,
@@ -627,7 +612,7 @@ impl Drop for Carrying {
         // Any other end is the client's or the server's own; a death was found by us.
         if self.reason == CloseReason::Dead {
             pool.status.metrics.lose(LossReason::Heartbeat);
-            pool.with_endpoint_metrics(&self.tie.endpoint, |metrics| metrics.losses.inc());
+            pool.endpoint_series.with(&self.tie.endpoint.name, |metrics| metrics.losses.inc());
         }
         tracing::debug!(
             upstream = pool.name,
@@ -669,7 +654,7 @@ impl Tie {
         self.alive = Some(self.pool.stay_alive());
         let mut endpoints = self.pool.endpoints();
         endpoints.proven(&self.endpoint);
-        self.pool.with_endpoint_metrics(&self.endpoint, |metrics| metrics.up.set(1));
+        self.pool.endpoint_series.with(&self.endpoint.name, |metrics| metrics.up.set(1));
         drop(endpoints);
         self.count(DialOutcome::Ok);
     }
@@ -695,7 +680,7 @@ impl Drop for Tie {
         let mut endpoints = self.pool.endpoints();
         endpoints.disconnected(&self.endpoint, self.alive.is_some());
         if !endpoints.is_live(&self.endpoint) {
-            self.pool.with_endpoint_metrics(&self.endpoint, |metrics| metrics.up.set(0));
+            self.pool.endpoint_series.with(&self.endpoint.name, |metrics| metrics.up.set(0));
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::link::resolve::Resolver;
 use crate::listener::Arrived;
 use crate::listener::client::Socket;
 use crate::listener::waiting::Waiting;
-use crate::metrics::{EndpointMetrics, Label, RefuseReason};
+use crate::metrics::{EndpointSeries, Label, RefuseReason};
 use crate::net::descriptors::Descriptors;
 use crate::net::tls::ClientTls;
 use crate::session::hello::Token;
@@ -48,7 +48,7 @@ pub struct Hub {
     waiting: Mutex<Waiting<Client>>,
     clients: AtomicUsize,
     alive: Mutex<HashMap<String, usize>>,
-    endpoint_metrics: ArcSwap<Vec<(String, EndpointMetrics)>>,
+    pub endpoint_series: EndpointSeries,
     last_trouble: ArcSwap<String>,
 }
 
@@ -81,7 +81,7 @@ impl Hub {
             slots: ArcSwap::default(),
             clients: AtomicUsize::new(0),
             alive: Mutex::default(),
-            endpoint_metrics: ArcSwap::from_pointee(endpoint_metrics(process, settings)),
+            endpoint_series: EndpointSeries::new(&process.metrics, settings),
             last_trouble: ArcSwap::from_pointee("not connected yet".to_owned()),
         })
     }
@@ -149,7 +149,7 @@ impl Hub {
         let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
         let first = alive.values().sum::<usize>() == 0;
         *alive.entry(endpoint.to_owned()).or_default() += 1;
-        self.with_endpoint(endpoint, |metrics| metrics.up.set(1));
+        self.endpoint_series.with(endpoint, |metrics| metrics.up.set(1));
         if first {
             let down = self.status.set_alive(true, "");
             tracing::info!(upstream = self.name, ?down, "upstream up");
@@ -160,13 +160,6 @@ impl Hub {
     /// Remembers why a link was lost or could not be had.
     pub fn trouble(&self, why: String) {
         self.last_trouble.store(Arc::new(why));
-    }
-
-    /// The endpoint's series, if it is (still) in the configuration.
-    pub fn with_endpoint(&self, endpoint: &str, act: impl FnOnce(&EndpointMetrics)) {
-        if let Some((_, metrics)) = self.endpoint_metrics.load().iter().find(|(name, _)| name == endpoint) {
-            act(metrics);
-        }
     }
 
     pub fn record(&self, event: Event) {
@@ -181,15 +174,11 @@ impl Hub {
 
     /// Takes new settings; what depends on them follows by itself. Series of endpoints that went, go.
     pub fn apply(&self, settings: &Arc<config::Upstream>) {
-        let old = self.current();
         {
             let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
-            self.endpoint_metrics.store(Arc::new(endpoint_metrics(&self.process, settings)));
-            for gone in old.endpoints.iter().filter(|old| !settings.endpoints.iter().any(|new| new.name == old.name)) {
-                self.process.metrics.remove_endpoint(&self.name, &gone.name);
-            }
+            self.endpoint_series.replace(&self.process.metrics, settings);
             for endpoint in alive.iter().filter(|(_, links)| **links > 0).map(|(endpoint, _)| endpoint) {
-                self.with_endpoint(endpoint, |metrics| metrics.up.set(1));
+                self.endpoint_series.with(endpoint, |metrics| metrics.up.set(1));
             }
         }
         self.status.settings.store(settings.clone());
@@ -326,11 +315,6 @@ impl Hub {
     }
 }
 
-fn endpoint_metrics(process: &Status, settings: &config::Upstream) -> Vec<(String, EndpointMetrics)> {
-    let metrics = |name: &str| process.metrics.endpoint(&settings.name, name);
-    settings.endpoints.iter().map(|endpoint| (endpoint.name.clone(), metrics(&endpoint.name))).collect()
-}
-
 impl Drop for Alive {
     fn drop(&mut self) {
         let hub = &self.hub;
@@ -341,7 +325,7 @@ impl Drop for Alive {
         });
         if links == 0 {
             alive.remove(&self.endpoint);
-            hub.with_endpoint(&self.endpoint, |metrics| metrics.up.set(0));
+            hub.endpoint_series.with(&self.endpoint, |metrics| metrics.up.set(0));
         }
         if alive.is_empty() {
             let reason = hub.last_trouble.load();

@@ -53,6 +53,15 @@ impl Stream {
         }
     }
 
+    /// See [`kernel::has_failed`].
+    pub fn has_failed(&self) -> bool {
+        match self {
+            #[cfg(test)]
+            Self::Memory(stream) => stream.has_failed(),
+            _ => kernel::has_failed(self.raw_fd()),
+        }
+    }
+
     /// Sets what it needs to outlive silence and outages; a unix socket needs nothing.
     pub fn sustain(&self, heartbeat: &Heartbeat) -> io::Result<()> {
         match self.tcp_fd() {

@@ -146,8 +146,8 @@ impl Near {
         settings.pool.size = profile.links;
         settings.heartbeat = heartbeat(random, settings.heartbeat);
         settings.limits.wait = SECOND * random.u32(1..90);
-        settings.retry.initial = MS * random.u32(50..500);
-        settings.retry.max = SECOND * random.u32(1..5);
+        settings.retry.initial = MS * random.u32(100..500);
+        settings.retry.max = SECOND * random.u32(2..6);
         settings.retry.stable_after = SECOND * random.u32(1..10);
         if random.u8(0..4) == 0 {
             settings.pool.max_age = Some(SECOND * random.u32(2..10));

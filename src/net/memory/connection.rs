@@ -204,6 +204,10 @@ impl Connection {
         Poll::Pending
     }
 
+    pub fn has_failed(&self, side: usize) -> bool {
+        self.reset[side] || self.abandoned[side]
+    }
+
     pub fn has_bytes(&self, side: usize) -> bool {
         !self.ways[1 - side].inbox.is_empty()
     }

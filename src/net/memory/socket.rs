@@ -69,6 +69,12 @@ impl Socket {
         });
     }
 
+    /// A reset has come.
+    pub fn has_failed(&self) -> bool {
+        with(|network| network.connections.get(&self.connection).is_none_or(|it| it.has_failed(self.side)))
+            == Some(true)
+    }
+
     pub fn info(&self) -> TcpInfo {
         net(|network| network.connections[&self.connection].info(self.side, present()))
     }

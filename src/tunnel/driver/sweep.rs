@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant};
 
 use super::Driver;
+use super::place::Reading;
 use crate::clock;
 use crate::link::watch::{self, Verdict};
 use crate::metrics::CloseReason;
 use crate::net::kernel::TcpInfo;
 use crate::net::socket::{self, Keepalive};
+use crate::net::stream::Stream;
 use crate::session::ResetCode;
 
 /// How often idle streams are looked for, and new sockets get their keepalive.
@@ -65,7 +67,8 @@ impl Driver {
         self.next_sweep = again.then_some(now + SWEEP);
     }
 
-    /// Bytes went to the stream's socket: from now on it is looked at once a `timeout`, until its peer's kernel has all of them.
+    /// Bytes went to the stream's socket, or it is read no further: from now on it is looked at once a `timeout`, until its
+    /// peer's kernel has all of them and it is read again.
     pub(super) fn stir(&mut self, stream: u32) {
         let Some(place) = self.session.get(stream) else { return };
         if !std::mem::replace(&mut place.stirred, true) {
@@ -76,22 +79,27 @@ impl Driver {
         }
     }
 
-    /// Ends the streams whose client or service is gone without a word: keepalive does not tell while bytes are in flight.
+    /// Ends the streams whose client or service is gone without a word: keepalive does not tell while bytes are in flight,
+    /// and a reset is not heard by who does not read.
     pub(super) fn look_at_sockets(&mut self, now: Instant) {
         let beats = self.settings.beats;
         let mut stirred = std::mem::take(&mut self.stirred);
         let mut gone = Vec::new();
         stirred.retain(|stream| {
             let Some(place) = self.session.get(*stream) else { return false };
+            let unread = matches!(place.reading, Reading::NoCredit | Reading::NoRoom);
+            if unread && place.stream.as_ref().is_some_and(Stream::has_failed) {
+                gone.push(*stream);
+            }
             place.stirred = match place.stream.as_ref().map(|socket| socket.tcp_info()) {
                 Some(Ok(info)) => {
                     let verdict = watch::judge(&info, place.stall.lasts(&info, now), &beats);
                     if verdict == Verdict::Dead {
                         gone.push(*stream);
                     }
-                    verdict == Verdict::InFlight
+                    unread || verdict == Verdict::InFlight
                 }
-                _ => false,
+                _ => unread,
             };
             place.stirred
         });

@@ -157,8 +157,9 @@ impl Whole {
         self.counts.most("most milliseconds until through", clock::since(healed).as_millis() as u64);
         // Whoever came a moment ago has been let in by then.
         tokio::time::sleep(SECOND).await;
-        self.until("nobody is carried", GONE_WITHIN, |whole| {
-            whole.near.hub.clients() == 0 && whole.near.hub.streams() == 0
+        // At a gateway that was given up, streams wait for their session's deadline.
+        self.until("nobody is carried", GONE_WITHIN + self.deadline(), |whole| {
+            whole.near.hub.clients() == 0 && whole.near.hub.streams() == 0 && whole.users.is_quiet()
         })
         .await?;
         self.verdict()?;
@@ -239,6 +240,11 @@ impl Whole {
         Ok(())
     }
 
+    /// The longest that a gateway waits for a dialer.
+    fn deadline(&self) -> Duration {
+        self.gateways.iter().map(|far| far.settings.resume.deadline).max().unwrap_or_default()
+    }
+
     /// For people.
     fn state(&self) -> String {
         let links: Vec<_> = self.near.hub.status.links().iter().map(|link| format!("{:?}", link.view())).collect();
@@ -312,8 +318,7 @@ impl Whole {
             self.near.stop.cancel();
         }
         // A session whose Welcome got lost is nobody's, and waits for its dialer as long as was said.
-        let deadlines = self.gateways.iter().map(|far| far.settings.resume.deadline);
-        let within = GONE_WITHIN + deadlines.max().unwrap_or_default();
+        let within = GONE_WITHIN + self.deadline();
         self.until("the sidecar is gone", GONE_WITHIN, |whole| whole.near.keeper.is_finished()).await?;
         self.until("the gateways forget it", within, |whole| {
             whole.gateways.iter().all(|far| far.gateway.as_ref().is_none_or(|gateway| gateway.left().is_none()))

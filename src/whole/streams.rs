@@ -1,5 +1,6 @@
 //! Clients and the services behind the gateways: what each says, and whether it hears what the other said.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub struct Users {
     /// Of each plan: the client's and the service's.
     outcomes: Mutex<Vec<[Option<Outcome>; 2]>>,
     faults: Mutex<Vec<String>>,
+    /// Connections to the service that have not come to their end.
+    serving: AtomicUsize,
 }
 
 impl Plan {
@@ -96,7 +99,7 @@ impl Plan {
 impl Users {
     pub fn new(plans: Vec<Plan>) -> Arc<Self> {
         let outcomes = Mutex::new(vec![[None; 2]; plans.len()]);
-        Arc::new(Self { plans, outcomes, faults: Mutex::default() })
+        Arc::new(Self { plans, outcomes, faults: Mutex::default(), serving: AtomicUsize::new(0) })
     }
 
     pub fn plans(&self) -> &[Plan] {
@@ -114,6 +117,11 @@ impl Users {
     /// Clients who have come to their end.
     pub fn through(&self) -> usize {
         locked(&self.outcomes).iter().filter(|outcome| outcome[0].is_some()).count()
+    }
+
+    /// Nobody is served any more.
+    pub fn is_quiet(&self) -> bool {
+        self.serving.load(Ordering::Relaxed) == 0
     }
 
     fn fault(&self, text: String) {
@@ -148,7 +156,9 @@ impl Users {
             self.fault(format!("plan {plan} is opened twice, or nobody serves it"));
         }
         locked(&self.outcomes)[plan][1] = Some(Outcome::Reset);
+        self.serving.fetch_add(1, Ordering::Relaxed);
         let outcome = self.talk(plan, 1, stream, &[]).await;
+        self.serving.fetch_sub(1, Ordering::Relaxed);
         locked(&self.outcomes)[plan][1] = Some(outcome);
     }
 

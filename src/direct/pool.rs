@@ -41,6 +41,8 @@ pub mod order {
     pub const RETRY: u8 = 2;
     /// A better endpoint is well again: move there.
     pub const MOVE: u8 = 4;
+    /// Beat at once: this machine was suspended.
+    pub const ASK: u8 = 8;
 }
 
 /// Lines about single links that an upstream may log in a second.
@@ -59,6 +61,8 @@ pub struct Pool {
     pub looked_after: AtomicBool,
     /// Tells the keeper to cut every wait short.
     pub retry: Notify,
+    /// Tells the keeper that this machine was suspended: every link is to be asked at once.
+    pub woken: Notify,
     /// Wakes the keeper: something is to be timed.
     pub keeper: Notify,
     endpoints: Mutex<Endpoints>,
@@ -156,6 +160,7 @@ impl Pool {
             tls: ArcSwapOption::from(tls),
             looked_after: AtomicBool::new(false),
             retry: Notify::new(),
+            woken: Notify::new(),
             keeper: Notify::new(),
             endpoints: Mutex::new(Endpoints::new(&settings.endpoints, settings.balance, seed)),
             ages: Mutex::default(),

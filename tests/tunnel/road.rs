@@ -8,7 +8,7 @@ use std::time::Duration;
 use everlink::http::report::GatewayReport;
 
 use super::relay::Relay;
-use crate::common::program::{Program, directory, free_port, wait_until};
+use crate::common::program::{Program, directory, free_port, wait_until, whole};
 use crate::common::server::{Server, echo};
 use crate::tls::{Authority, Pair};
 
@@ -140,6 +140,7 @@ pub struct Road {
     services: Vec<(String, SocketAddr)>,
     of_gateway: String,
     of_sidecar: String,
+    wrapper: Vec<String>,
 }
 
 /// What makes a road differ from the usual one.
@@ -150,11 +151,13 @@ pub struct Plan<'a> {
     /// Further lines of the upstream and of `[gateway]`.
     pub sidecar: &'a str,
     pub gateway: &'a str,
+    /// Commands that run the sidecar, and the gateway; none if empty.
+    pub wrappers: [&'a [String]; 2],
 }
 
 impl Default for Plan<'_> {
     fn default() -> Self {
-        Self { trust: Trust::token(), services: &[], sidecar: QUICK, gateway: "" }
+        Self { trust: Trust::token(), services: &[], sidecar: QUICK, gateway: "", wrappers: [&[]; 2] }
     }
 }
 
@@ -168,10 +171,11 @@ impl Plan<'_> {
             .chain(self.services)
             .map(|(name, address)| ((*name).to_owned(), *address))
             .collect();
-        let gateway = start_gateway(&self.trust, port, &services, self.gateway);
+        let gateway = start_gateway(&self.trust, port, &services, self.gateway, self.wrappers[1]);
         let relay = Relay::start(&[SocketAddr::from(([127, 0, 0, 1], port))]);
         let names: Vec<_> = services.iter().map(|(name, _)| name.as_str()).collect();
-        let sidecar = Program::start(&sidecar(&self.trust, &[relay.address], &names, self.sidecar));
+        let sidecar = sidecar(&self.trust, &[relay.address], &names, self.sidecar);
+        let sidecar = start(&sidecar, self.wrappers[0]);
         let road = Road {
             sidecar,
             gateway: Some(gateway),
@@ -182,15 +186,28 @@ impl Plan<'_> {
             services,
             of_gateway: self.gateway.to_owned(),
             of_sidecar: self.sidecar.to_owned(),
+            wrapper: self.wrappers[1].to_vec(),
         };
         road.until_up();
         road
     }
 }
 
-fn start_gateway(trust: &Trust, port: u16, services: &[(String, SocketAddr)], more: &str) -> Program {
+fn start(config: &str, wrapper: &[String]) -> Program {
+    let place = directory();
+    std::fs::write(place.path().join("config.toml"), whole(config)).expect("a configuration");
+    Program::start_wrapped(place, wrapper)
+}
+
+fn start_gateway(
+    trust: &Trust,
+    port: u16,
+    services: &[(String, SocketAddr)],
+    more: &str,
+    wrapper: &[String],
+) -> Program {
     let services: Vec<_> = services.iter().map(|(name, address)| (name.as_str(), *address)).collect();
-    Program::start(&gateway(trust, "gw-1", port, &services, more))
+    start(&gateway(trust, "gw-1", port, &services, more), wrapper)
 }
 
 impl Road {
@@ -209,7 +226,7 @@ impl Road {
 
     /// Another one at the same address.
     pub fn start_gateway(&mut self) {
-        self.gateway = Some(start_gateway(&self.trust, self.port, &self.services, &self.of_gateway));
+        self.gateway = Some(start_gateway(&self.trust, self.port, &self.services, &self.of_gateway, &self.wrapper));
     }
 
     /// Edits the sidecar: further lines instead of those it had, and forwards for these services.

@@ -6,12 +6,10 @@ mod common;
 #[path = "common/tls.rs"]
 #[allow(dead_code, unused_imports)]
 mod tls;
+#[path = "tunnel/mod.rs"]
 #[allow(dead_code)]
-mod tunnel {
-    pub mod relay;
-    pub mod road;
-    pub mod traffic;
-}
+mod tunnel;
+
 mod host {
     mod bare;
     mod clocks;

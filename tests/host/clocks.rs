@@ -71,7 +71,8 @@ fn fault_45_a_wall_clock_that_jumps_moves_no_timer_and_certificates_follow_it() 
     talk.until_moved(1000);
     let wall = || road.of("link_last_received_timestamp_seconds");
     for jump in [HOUR, -HOUR, 0, 10 * YEAR, -10 * YEAR, 0] {
-        let real = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs_f64();
+        let real =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs_f64();
         clocks.set(jump, 0);
         let beats = road.of("heartbeats_sent_total");
         talk.until_moved(1000);

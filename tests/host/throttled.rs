@@ -16,7 +16,8 @@ fn fault_60_a_twentieth_of_a_processor_is_slow_and_nobody_is_taken_for_dead() {
     // Declared first, dropped last.
     let groups = [Group::new("cpu"), Group::new("cpu")];
     let wrappers = groups.each_ref().map(Group::enter);
-    let road = Plan { sidecar: BEATS, wrappers: wrappers.each_ref().map(|wrapper| &wrapper[..]), ..Plan::default() }.build();
+    let road =
+        Plan { sidecar: BEATS, wrappers: wrappers.each_ref().map(|wrapper| &wrapper[..]), ..Plan::default() }.build();
     let before = road.descriptors();
     let session = road.session();
     let talks = [Pace::BULK, Pace::CHAT].map(|pace| Talk::start(road.listener("echo"), pace));

@@ -59,6 +59,7 @@ struct Shared {
     silenced: AtomicU64,
     cuts: AtomicU64,
     moved: [AtomicU64; 2],
+    held: AtomicU64,
 }
 
 /// One connection.
@@ -160,6 +161,26 @@ impl Relay {
             were == [false, false]
         });
         ways.count()
+    }
+
+    /// The connections of this moment, each by a number of its own.
+    pub fn connections(&self) -> Vec<u64> {
+        locked(&self.shared.live).keys().copied().collect()
+    }
+
+    /// This connection passes nothing any more in these directions, and nobody is told; or goes on. False: it is over.
+    pub fn clog(&self, connection: u64, ways: &[Way], clogged: bool) -> bool {
+        let Some(live) = locked(&self.shared.live).get(&connection).cloned() else { return false };
+        for way in ways {
+            live.stalled[*way as usize].store(clogged, Ordering::SeqCst);
+        }
+        live.changed.notify_waiters();
+        true
+    }
+
+    /// Bytes that came and were held by a clog, of all connections.
+    pub fn held(&self) -> u64 {
+        self.shared.held.load(Ordering::SeqCst)
     }
 
     /// From now on new connections are reset as soon as they are there, or no more.
@@ -300,7 +321,7 @@ impl Pump<'_> {
                 return Ok(());
             }
             let mut count = self.from.read(&mut buffer).await?;
-            self.until_it_may_pass().await;
+            self.until_it_may_pass(count).await;
             if count == 0 {
                 return self.to.shutdown().await;
             }
@@ -336,7 +357,8 @@ impl Pump<'_> {
         true
     }
 
-    async fn until_it_may_pass(&self) {
+    async fn until_it_may_pass(&self, bytes: usize) {
+        let mut told = false;
         loop {
             let changed = self.live.changed.notified();
             tokio::pin!(changed);
@@ -345,6 +367,9 @@ impl Pump<'_> {
                 && !self.shared.stalled[self.way as usize].load(Ordering::SeqCst)
             {
                 return;
+            }
+            if !std::mem::replace(&mut told, true) {
+                self.shared.held.fetch_add(bytes as u64, Ordering::SeqCst);
             }
             changed.await;
         }

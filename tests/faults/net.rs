@@ -184,6 +184,17 @@ impl Namespace {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// One of the kernel's counters for all connections inside, as /proc/net/snmp and netstat have them: `Tcp`, `InCsumErrors`.
+    pub fn counter(&self, group: &str, name: &str) -> u64 {
+        let read = |file| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).expect("readable");
+        let text = self.run(|| read("snmp") + &read("netstat"));
+        let group = format!("{group}: ");
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(&group));
+        let (names, values) = lines.next().zip(lines.next()).unwrap_or_else(|| panic!("no {group}"));
+        let found = names.split(' ').zip(values.split(' ')).find(|(one, _)| *one == name);
+        found.and_then(|(_, value)| value.parse().ok()).unwrap_or_else(|| panic!("no {group}{name}"))
+    }
+
     /// Files that stand in for those of /etc, for programs started by [`command`](Self::command).
     pub fn etc(&self, name: &str, content: &str) {
         let directory = self.etc_directory();

@@ -104,7 +104,7 @@ fn fault_32_a_half_close_is_answered_at_length() {
 }
 
 #[test]
-fn fault_33_a_reset_is_carried_as_a_reset_both_ways() {
+fn fault_33_a_reset_is_carried_through_a_tunnel_as_one() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let heard = told.clone();
     let service = Server::start(move |mut stream| {

@@ -420,7 +420,7 @@ proptest! {
 }
 
 #[test]
-fn fault_46_after_a_suspension_a_beat_goes_out_at_once_and_is_given_its_whole_time() {
+fn fault_46_after_a_suspension_a_link_is_asked_at_once_and_judged_by_nothing_older() {
     let (mut pulse, start) = pulse();
     // Nothing was due for seconds, and none of them counts.
     pulse.ask_at_once(start + SECOND);

@@ -170,7 +170,8 @@ fn take(socket: &UnixDatagram, queue: &Queue, weather: &Weather) {
         let (late, twice, spoilt) = (happens(&weather.late), happens(&weather.twice), happens(&weather.spoilt));
         if spoilt {
             count(3);
-            let at = random.usize(0..length);
+            // The first byte says which protocol it is: a device does not take what is of none.
+            let at = random.usize(1..length);
             bytes[at] ^= 1 << random.u8(0..8);
         }
         let now = Instant::now();

@@ -160,6 +160,14 @@ impl Namespace {
         run(self.command("tc").args(arguments), "iproute2");
     }
 
+    /// How often the wire's queue, as set by [`tc`](Self::tc), has held packets back.
+    pub fn held_by_queue(&self) -> u64 {
+        let output = self.command("tc").args(["-s", "qdisc", "show", "dev", WIRE]).output().expect("tc (iproute2)");
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        let held = told.split("overlimits ").nth(1).and_then(|rest| rest.split(' ').next());
+        held.and_then(|held| held.parse().ok()).unwrap_or_else(|| panic!("no count in {told}"))
+    }
+
     /// Answers what arrives and matches with a reset, as a firewall or a load balancer without a memory would.
     pub fn reset(&self, matches: &str) -> Fault<'_> {
         self.meddle(matches, "reject with tcp reset")

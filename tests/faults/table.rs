@@ -224,8 +224,9 @@ pub fn page(rows: &Rows, tests: &[Test], results: Option<&HashMap<String, Outcom
     }
     if !rows.exempt.is_empty() {
         page.push_str(
-            "\nEvery test named by a row asserts that its fault took place, and that descriptors, streams and sessions come\n\
-             back to what they were. \\* Except:\n\n",
+            "\nTests in namespaces, under limits and with a relay assert that their fault took place (packets the rule met, losses\n\
+             by that reason, the offset of the cut, times held up) and that descriptors, memory, connections, streams and\n\
+             sessions come back to what they were. \\* Except:\n\n",
         );
         for (name, why) in &rows.exempt {
             let _ = writeln!(page, "- `{name}`: {why}");

@@ -65,7 +65,7 @@ fn fault_45_a_wall_clock_that_jumps_moves_no_timer_and_certificates_follow_it() 
     let enter = clocks.enter();
     let wrappers = [&enter[..], &enter[..]];
     let road = Plan { trust: Trust::certificates(), wrappers, ..Plan::default() }.build();
-    let before = road.descriptors();
+    let before = road.held();
     let session = road.session();
     let talk = Talk::start(road.listener("echo"), Pace::CHAT);
     talk.until_moved(1000);
@@ -124,7 +124,7 @@ fn road(near: &Clocks, far: &Clocks) -> Road {
 fn fault_46_a_host_that_wakes_asks_at_once_and_finds_what_has_gone_meanwhile() {
     let (near, far) = (Clocks::new(), Clocks::new());
     let road = road(&near, &far);
-    let before = road.descriptors();
+    let before = road.held();
     let (sent, answered) = (|| road.of("heartbeats_sent_total"), || road.of("heartbeat_rtt_seconds_count"));
     // Nobody says anything: the first beat is minutes away.
     std::thread::sleep(SOON);

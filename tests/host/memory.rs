@@ -58,7 +58,7 @@ fn fault_59_short_of_memory_a_gateway_turns_new_sessions_away_and_serves_those_i
     .build();
     group.limit_memory(ALLOWED);
     wait_until("all links up", || road.at_gateway().sessions.len() == LINKS);
-    let (at_first, before) = (memory(road.gateway().id()), road.descriptors());
+    let (at_first, before) = (memory(road.gateway().id()), road.held());
     let talk = Talk::start(road.listener("echo"), Pace::CHAT);
     talk.until_moved(1000);
 
@@ -131,7 +131,7 @@ fn fault_59_a_length_that_memory_would_not_hold_is_refused_before_it_is_asked_fo
     talks(&mut client, b"before");
     drop(client);
     road.until_idle();
-    let before = road.descriptors();
+    let before = road.held();
     // Enough for what it does, and less than a frame of the greatest length that can be said.
     for program in [&road.sidecar, road.gateway()] {
         limit_space(program, 12 << 20);

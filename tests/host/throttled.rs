@@ -18,7 +18,7 @@ fn fault_60_a_twentieth_of_a_processor_is_slow_and_nobody_is_taken_for_dead() {
     let wrappers = groups.each_ref().map(Group::enter);
     let road =
         Plan { sidecar: BEATS, wrappers: wrappers.each_ref().map(|wrapper| &wrapper[..]), ..Plan::default() }.build();
-    let before = road.descriptors();
+    let before = road.held();
     let session = road.session();
     let talks = [Pace::BULK, Pace::CHAT].map(|pace| Talk::start(road.listener("echo"), pace));
     talks.iter().for_each(|talk| talk.until_moved(100_000));
@@ -53,5 +53,5 @@ fn fault_60_a_twentieth_of_a_processor_is_slow_and_nobody_is_taken_for_dead() {
         let now = [memory(road.sidecar.id()), memory(road.gateway().id())];
         now.iter().zip(used).all(|(now, used)| *now < used + (24 << 10))
     });
-    assert!(descriptors(road.sidecar.id()) <= before[0]);
+    assert!(descriptors(road.sidecar.id()) <= before.descriptors[0]);
 }

@@ -59,7 +59,7 @@ fn fault_20_a_long_unsteady_path_that_reorders_doubles_and_spoils_packets_is_use
     air.spoil(20, 10, 0);
     // Bytes for the rate come from a service, and so do those that are checked.
     let (flooded, _flooded_gateway, _one) = both(&net, at(flood_at), BEATS);
-    let descriptors = flooded.process().descriptors();
+    let held = flooded.held();
 
     // What the path gives to TCP itself, at this hour: its window by the round trip.
     let bare = rate(net.client(flood_at));
@@ -77,12 +77,12 @@ fn fault_20_a_long_unsteady_path_that_reorders_doubles_and_spoils_packets_is_use
     let counts = air.counts();
     assert!(counts.late > 100 && counts.twice > 50, "{counts:?}");
     flooded.until("no client is left", |figures| figures.of("connections", "site") == 0.0);
-    flooded.until_baseline(descriptors);
+    flooded.until_baseline(held);
     drop((flooded, _flooded_gateway));
 
     // And with packets that come with a wrong bit: their checksum gives them away, so they are losses.
     let (sidecar, gateway, _two) = both(&net, at(echo_at), BEATS);
-    let descriptors = [sidecar.process().descriptors(), gateway.process().descriptors()];
+    let held = [sidecar.held(), gateway.held()];
     air.spoil(20, 10, 10);
     let talks = [Pace { piece: 16 << 10, pause: Duration::from_millis(50) }, Pace::CHAT]
         .map(|pace| Talk::over(net.client(DOOR), pace));
@@ -105,6 +105,6 @@ fn fault_20_a_long_unsteady_path_that_reorders_doubles_and_spoils_packets_is_use
     let rtt = (after.of(sum, "site") - before.of(sum, "site")) / (after.of(count, "site") - before.of(count, "site"));
     assert!((0.15..0.9).contains(&rtt), "{rtt} s");
     nothing_was_lost(&sidecar, &gateway);
-    sidecar.until_baseline(descriptors[0]);
-    gateway.until_baseline(descriptors[1]);
+    sidecar.until_baseline(held[0]);
+    gateway.until_baseline(held[1]);
 }

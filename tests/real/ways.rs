@@ -33,7 +33,7 @@ fn fault_42_a_gateway_is_reached_by_ipv4_when_ipv6_leads_nowhere() {
     let gateway = gateway(&net.b, &authority, "name = \"gw-1\"\n", service());
     let fault = net.b.lose("iifname wire meta nfproto ipv6 meta l4proto tcp");
     let sidecar = sidecar(&net.a, &authority, "gateway.test:7443", BEATS);
-    let descriptors = [sidecar.process().descriptors(), gateway.process().descriptors()];
+    let held = [sidecar.held(), gateway.held()];
     let figures = sidecar.figures();
     let seconds = figures.of("link_dial_duration_seconds_sum", "site") / figures.dials("site", "ok") as f64;
     println!("IPv6 black-holed: connected after {seconds:.3} s");
@@ -43,8 +43,8 @@ fn fault_42_a_gateway_is_reached_by_ipv4_when_ipv6_leads_nowhere() {
     talks(&mut net.client(DOOR), b"by the other way");
     fault.heal();
     sidecar.until("no client is left", |figures| figures.of("connections", "site") == 0.0);
-    sidecar.until_baseline(descriptors[0]);
-    gateway.until_baseline(descriptors[1]);
+    sidecar.until_baseline(held[0]);
+    gateway.until_baseline(held[1]);
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn fault_34_clients_of_a_tunnel_that_vanish_are_freed_at_both_ends() {
     let forward = "[[upstreams.site.forwards]]\nlisten = \"10.78.0.1:7001\"\nservice = \"server\"\n";
     let sidecar =
         sidecar_with(&net.a, &authority, "10.77.0.2:7443", &format!("{BEATS}insecure_listen = true\n"), forward);
-    let descriptors = [sidecar.process().descriptors(), gateway.process().descriptors()];
+    let held = [sidecar.held(), gateway.held()];
     let mut near = net.client(DOOR);
     talks(&mut near, b"here to stay");
     let [mut idle, mut busy] = ["10.78.0.1:7001"; 2].map(|address| far.connect(address));
@@ -125,6 +125,6 @@ fn fault_34_clients_of_a_tunnel_that_vanish_are_freed_at_both_ends() {
     drop((idle, busy, near));
     let _ = (reader.join(), writer.join());
     sidecar.until("nobody is left", |figures| figures.of("connections", "site") == 0.0);
-    sidecar.until_baseline(descriptors[0]);
-    gateway.until_baseline(descriptors[1]);
+    sidecar.until_baseline(held[0]);
+    gateway.until_baseline(held[1]);
 }

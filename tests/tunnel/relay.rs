@@ -34,7 +34,7 @@ pub enum How {
 }
 
 /// The connection is cut after so many bytes in this direction.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit(pub Way, pub u64, pub How);
 
 /// Changes bytes: their direction, the offset of the first in its connection, and themselves.
@@ -60,6 +60,8 @@ struct Shared {
     cuts: AtomicU64,
     moved: [AtomicU64; 2],
     held: AtomicU64,
+    pieces: AtomicU64,
+    offsets: Mutex<Vec<Limit>>,
 }
 
 /// One connection.
@@ -176,6 +178,16 @@ impl Relay {
         }
         live.changed.notify_waiters();
         true
+    }
+
+    /// Pieces in which bytes were passed on so far, both ways.
+    pub fn pieces(&self) -> u64 {
+        self.shared.pieces.load(Ordering::SeqCst)
+    }
+
+    /// The limits that were met, each with the offset at which its connection really ended.
+    pub fn met(&self) -> Vec<Limit> {
+        locked(&self.shared.offsets).clone()
     }
 
     /// Bytes that came and were held by a clog, of all connections.
@@ -339,6 +351,7 @@ impl Pump<'_> {
                     tokio::time::sleep(Duration::from_millis(delay)).await;
                 }
                 self.to.write_all(piece).await?;
+                self.shared.pieces.fetch_add(1, Ordering::SeqCst);
                 self.shared.moved[self.way as usize].fetch_add(piece.len() as u64, Ordering::SeqCst);
             }
             offset += count as u64;
@@ -347,6 +360,7 @@ impl Pump<'_> {
 
     fn cut_if_due(&mut self, offset: u64) -> bool {
         let Some(Limit(_, _, how)) = self.limit.filter(|limit| offset >= limit.1) else { return false };
+        locked(&self.shared.offsets).push(Limit(self.way, offset, how));
         if how == How::Silence {
             self.limit = None;
             self.shared.silenced.fetch_add(1, Ordering::SeqCst);

@@ -19,6 +19,10 @@ pub const QUICK: &str = "heartbeat = { interval = \"500ms\", timeout = \"300ms\"
 /// Bytes of beats and the like that may be on their way at any moment.
 const LEFT: f64 = 200.0;
 
+/// KiB that allocators keep for the next time. A session alone may hold five times as much: 16 MiB to send again, on either
+/// end, and 64 MiB of windows.
+const MEMORY_LEFT: u64 = 32 << 10;
+
 /// How the two ends know each other.
 pub enum Trust {
     /// By a token, in plain text.
@@ -316,9 +320,10 @@ impl Road {
         });
     }
 
-    /// Of both ends, once those of the last questions to them are closed.
-    pub fn descriptors(&self) -> [usize; 2] {
-        let count = || [descriptors(self.sidecar.id()), descriptors(self.gateway().id())];
+    /// What both ends hold, once the connections of the last questions to them are closed.
+    pub fn held(&self) -> Held {
+        let ends = [self.sidecar.id(), self.gateway().id()];
+        let count = || ends.map(descriptors);
         let (mut least, mut same) = (count(), 0);
         while same < 10 {
             std::thread::sleep(Duration::from_millis(10));
@@ -326,17 +331,29 @@ impl Road {
             same = if now == least { same + 1 } else { 0 };
             least = now;
         }
-        least
+        Held { descriptors: least, memory: ends.map(memory) }
     }
 
-    /// Everything is as it was when `descriptors` were counted.
-    pub fn until_baseline(&self, before: [usize; 2]) {
+    /// Everything is as it was when this was held: no client, no stream, no byte to be acknowledged, and no more descriptors
+    /// and memory.
+    pub fn until_baseline(&self, before: Held) {
         self.until_idle();
-        wait_until(&format!("no more than {before:?} descriptors"), || {
-            let now = [descriptors(self.sidecar.id()), descriptors(self.gateway().id())];
-            now.iter().zip(before).all(|(now, before)| *now <= before)
+        let ends = [self.sidecar.id(), self.gateway().id()];
+        wait_until(&format!("no more than {:?} descriptors", before.descriptors), || {
+            ends.map(descriptors).iter().zip(before.descriptors).all(|(now, before)| *now <= before)
         });
+        let now = ends.map(memory);
+        let gives_back = now.iter().zip(before.memory).all(|(now, before)| *now <= before + MEMORY_LEFT);
+        assert!(gives_back, "memory, KiB: {:?} and then {now:?}", before.memory);
     }
+}
+
+/// What the sidecar and the gateway hold of the host.
+#[derive(Debug, Clone, Copy)]
+pub struct Held {
+    pub descriptors: [usize; 2],
+    /// KiB.
+    pub memory: [u64; 2],
 }
 
 /// Where clients of a service connect: its forward's first listener.

@@ -37,9 +37,8 @@ pub struct Held {
     pub memory: u64,
 }
 
-/// KiB that allocators keep for the next time. A session alone may hold five times as much: 16 MiB to send again, on either
-/// end, and 64 MiB of windows.
-const MEMORY_LEFT: u64 = 32 << 10;
+/// KiB that allocators may keep for the next time. A single session may hold 80 MiB: 16 to send again, 64 of windows.
+const MEMORY_LEFT: u64 = 48 << 10;
 
 impl Process {
     pub fn new(child: Child) -> Self {

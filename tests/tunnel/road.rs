@@ -19,9 +19,8 @@ pub const QUICK: &str = "heartbeat = { interval = \"500ms\", timeout = \"300ms\"
 /// Bytes of beats and the like that may be on their way at any moment.
 const LEFT: f64 = 200.0;
 
-/// KiB that allocators keep for the next time. A session alone may hold five times as much: 16 MiB to send again, on either
-/// end, and 64 MiB of windows.
-const MEMORY_LEFT: u64 = 32 << 10;
+/// KiB that allocators may keep for the next time. A single session may hold 80 MiB: 16 to send again, 64 of windows.
+const MEMORY_LEFT: u64 = 48 << 10;
 
 /// How the two ends know each other.
 pub enum Trust {

@@ -24,9 +24,17 @@ def tree(roots):
     return found
 
 
+def clock(pid):
+    """Seconds that all threads of a process have run, those that have ended included; exact, where `stat` counts in ticks."""
+    try:
+        return time.clock_gettime_ns(~pid << 3 | 2) / 1e9  # what clock_getcpuclockid(3) makes of it
+    except OSError:
+        return 0.0
+
+
 def cpu(roots):
     """Seconds of user and system time, those of reaped children included."""
-    return sum(sum(int(ticks) for ticks in fields[11:15]) for pid in tree(roots) if (fields := stat(pid))) / TICK
+    return sum(clock(pid) + sum(int(ticks) for ticks in fields[13:15]) / TICK for pid in tree(roots) if (fields := stat(pid)))
 
 
 def lines(pid, name):

@@ -396,7 +396,7 @@ impl Driver {
     /// Sends a beat now, however short the silence: this machine was suspended, and no timer knows of it.
     pub fn ask_at_once(&mut self) {
         if let Some(connection) = &mut self.connection {
-            connection.pulse.ask_at_once(Instant::now());
+            connection.pulse.ask_at_once(clock::now());
         }
         self.ready.poke();
     }

@@ -14,6 +14,7 @@ use super::stage::{Far, MS, Near, Profile, SECOND, beats, endpoint, gateway_addr
 use super::tap::foreign_hello;
 use crate::clock;
 use crate::config::Beats;
+use crate::gateway::Gateway;
 use crate::net::memory::{self, Cut, Habits, USERS, net};
 use crate::session::hello::{self, Hello, SessionId, Token};
 use crate::tunnel::slot::order;
@@ -120,7 +121,17 @@ impl Nemesis {
                 Deed::ClogConnection { connection, side, clogged } => {
                     net(|network| network.clog_connection(connection, side, clogged));
                 }
-                Deed::LetGo { process } => net(|network| network.stop(process, false)),
+                Deed::LetGo { process } => {
+                    net(|network| network.stop(process, false));
+                    // Its machine was suspended, and somebody has noticed.
+                    if self.random.bool() {
+                        self.counts.one("nemesis: woken");
+                        match gateways.iter().find(|far| far.process == process) {
+                            Some(far) => far.gateway.iter().for_each(Gateway::woken),
+                            None => near.hub.tell_all(order::RETRY | order::ASK),
+                        }
+                    }
+                }
                 Deed::Start { gateway } => {
                     if gateways[gateway].gateway.is_none() {
                         gateways[gateway].start();

@@ -17,7 +17,7 @@ svg{--bg:#fff;--ink:#1f2328;--soft:#656d76;--grid:#d8dee4;--good:#2da44e;--fair:
 text{font:12px system-ui,sans-serif;fill:var(--soft)}.t{font-weight:600;font-size:13px;fill:var(--ink)}\
 .l{fill:none;stroke-width:1.3;stroke-linejoin:round}.g{stroke:var(--grid);stroke-width:1}\
 .s1{stroke:var(--c1)}.s2{stroke:var(--c2)}.s3{stroke:var(--c3)}.s4{stroke:var(--c4)}.s5{stroke:var(--c5)}\
-.f1{fill:var(--c1)}.f2{fill:var(--c2)}.f3{fill:var(--c3)}.f4{fill:var(--c4)}.f5{fill:var(--c5)}\
+.f1{fill:var(--c1)}.f2{fill:var(--c2)}.f3{fill:var(--c3)}.f4{fill:var(--c4)}.f5{fill:var(--c5)}.f6{fill:var(--soft)}\
 .good{fill:var(--good)}.fair{fill:var(--fair)}.bad{fill:var(--bad)}</style>";
 
 /// How a value becomes a height.
@@ -67,7 +67,7 @@ impl Chart {
         let y = self.top;
         self.text(LEFT, y, "t", "start", title);
         // Widths of letters are guessed, generously.
-        let mut x = LEFT + 20.0 + 7.4 * title.len() as f64;
+        let mut x = LEFT + 16.0 + 7.0 * title.len() as f64;
         for (name, class) in legend {
             let _ = write!(
                 self.body,
@@ -75,7 +75,7 @@ impl Chart {
                 y - 10.0
             );
             self.text(x + 15.0, y, "", "start", name);
-            x += 34.0 + 6.4 * name.len() as f64;
+            x += 30.0 + 6.2 * name.len() as f64;
         }
         self.top += 8.0;
     }
@@ -112,7 +112,7 @@ impl Chart {
     /// Lines over a common axis with a unit.
     pub fn panel(&mut self, title: &str, height: f64, scale: Scale, unit: &str, lines: &[Line<'_>]) {
         let legend: Vec<_> = lines.iter().map(|line| (line.name, format!("f{}", line.colour))).collect();
-        self.heading(title, &legend);
+        self.heading(&if unit.is_empty() { title.to_owned() } else { format!("{title}, {unit}") }, &legend);
         let (top, bottom) = (self.top, self.top + height);
         let most = lines.iter().flat_map(|line| &line.points).map(|point| point.1).fold(0.0, f64::max);
         let (ticks, place): (Vec<f64>, Box<dyn Fn(f64) -> f64>) = match scale {
@@ -131,7 +131,7 @@ impl Chart {
         for tick in ticks {
             let y = bottom - height * place(tick);
             let _ = write!(self.body, "<path class=\"g\" d=\"M{LEFT:.0} {y:.1}H{:.0}\"/>", WIDTH - RIGHT);
-            self.text(LEFT - 8.0, y + 4.0, "", "end", &format!("{} {unit}", number(tick)));
+            self.text(LEFT - 8.0, y + 4.0, "", "end", &number(tick));
         }
         for line in lines {
             let _ = write!(self.body, "<polyline class=\"l s{}\" points=\"", line.colour);

@@ -144,7 +144,11 @@ impl Lane {
     async fn recovered(&self, kind: &'static str, since: f64) -> Option<f64> {
         let waiting = || {
             let talks = self.world().talks();
-            let here = |place| place == Some(self.place) || self.place == Place::Sidecar;
+            // Who waits outside for a gateway that is away has its own time.
+            let here = |place: Option<Place>| match self.place {
+                Place::Sidecar => place.is_some_and(|place| !self.world().is_busy(place)),
+                _ => place == Some(self.place),
+            };
             let old = talks.into_iter().filter(|talk| talk.kind == Kind::Long && here(talk.place()));
             old.filter(|talk| talk.last() < since && !*talk.finish.borrow()).collect::<Vec<_>>()
         };

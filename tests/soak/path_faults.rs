@@ -6,6 +6,7 @@ use fastrand::Rng;
 
 use super::faults::{Done, Lane, between};
 use super::relay::{How, Relay, Way, Weather};
+use super::world::Place;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Path {
@@ -71,6 +72,7 @@ pub async fn run(lane: &mut Lane, path: Path, rng: &mut Rng) -> Done {
         }
         Forgotten => {
             relay.cut(How::Silence);
+            found_out(lane, &relay, rng).await;
             "forgotten flows"
         }
         Cut => {
@@ -79,6 +81,9 @@ pub async fn run(lane: &mut Lane, path: Path, rng: &mut Rng) -> Done {
             relay.cut_after(way, rng.usize(1..30_000), how);
             tokio::time::sleep(tempo.weather(rng)).await;
             relay.no_limits();
+            if how == How::Silence {
+                found_out(lane, &relay, rng).await;
+            }
             match how {
                 How::Reset => "reset after n bytes",
                 How::End => "end after n bytes",
@@ -129,6 +134,15 @@ pub async fn run(lane: &mut Lane, path: Path, rng: &mut Rng) -> Done {
         Silence | SilentUp | SilentDown | Slices | Delay | Slow => relay.touched() > touched,
     };
     (kind, took_place)
+}
+
+/// A tunnel finds out by its beats. What a client uses directly has none, and the relay's kernel acknowledges all it sends:
+/// somebody has to say that the flow is no more.
+async fn found_out(lane: &Lane, relay: &Relay, rng: &mut Rng) {
+    if lane.place == Place::Server {
+        tokio::time::sleep(lane.tempo.silence(rng)).await;
+        relay.cut(How::Reset);
+    }
 }
 
 async fn spell(relay: &Relay, weather: Weather, time: Duration) {

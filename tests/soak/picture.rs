@@ -6,23 +6,28 @@ use super::samples::Sample;
 use super::soak::Outcome;
 use super::world::{Fault, Place};
 
-/// What faults are alike, and the colours of their marks.
-const GROUPS: [&str; 5] =
-    ["reset, end, cut after n bytes", "silence", "slices, delay, slow path", "a process", "edits, certificates"];
+/// What faults are alike, and the classes of their marks.
+const GROUPS: [(&str, &str); 5] = [
+    ("resets, ends, cuts", "f1"),
+    ("silence", "f2"),
+    ("slices, delay, slow path", "f3"),
+    ("a process", "f5"),
+    ("edits, certificates", "f6"),
+];
 
 fn group(fault: &Fault) -> usize {
     let kind = fault.kind;
     let has = |words: &[&str]| words.iter().any(|word| kind.contains(word));
     if has(&["gateway ", "sidecar stopped", "server", "beats"]) {
-        4
-    } else if has(&["silence", "forgotten"]) {
-        2
-    } else if has(&["slices", "delay", "slow"]) {
         3
-    } else if fault.place == Place::Sidecar {
-        5
-    } else {
+    } else if has(&["silence", "forgotten"]) {
         1
+    } else if has(&["slices", "delay", "slow"]) {
+        2
+    } else if fault.place == Place::Sidecar {
+        4
+    } else {
+        0
     }
 }
 
@@ -36,9 +41,10 @@ pub fn draw(outcome: &Outcome) -> String {
     };
     let title = format!("everlink under faults: seed {}, {count} faults, {bytes:.0} MB checked, {lost}", outcome.seed);
     let mut chart = Chart::new(&title, end);
-    let mut legend: Vec<_> = GROUPS.iter().zip(1..).map(|(name, n)| (*name, format!("f{n}"))).collect();
-    legend
-        .extend([("all up", "good"), ("some", "fair"), ("none", "bad")].map(|(name, class)| (name, class.to_owned())));
+    let mut legend: Vec<_> = GROUPS.iter().map(|(name, class)| (*name, (*class).to_owned())).collect();
+    legend.extend(
+        [("all links up", "good"), ("some", "fair"), ("none", "bad")].map(|(name, class)| (name, class.to_owned())),
+    );
     let rows: Vec<_> = Place::ALL.into_iter().map(|place| row(outcome, place)).collect();
     chart.rows("Faults, and links below them", &legend, &rows);
 
@@ -86,9 +92,9 @@ fn rates(samples: &[Sample], which: usize) -> Vec<(f64, f64)> {
 
 /// The faults of a place, and the links that lead there; for the sidecar, those to both gateways.
 fn row(outcome: &Outcome, place: Place) -> Row<'static> {
-    let mut marks: Vec<_> = (1..=GROUPS.len()).map(|n| (format!("f{n}"), Vec::new())).collect();
+    let mut marks: Vec<_> = GROUPS.iter().map(|(_, class)| ((*class).to_owned(), Vec::new())).collect();
     for fault in outcome.faults.iter().filter(|fault| fault.place == place && fault.kind != MET_NOBODY) {
-        marks[group(fault) - 1].1.push((fault.from, fault.until));
+        marks[group(fault)].1.push((fault.from, fault.until));
     }
     let state = |sample: &Sample| -> usize {
         let [left, right, both, direct] = sample.up;

@@ -115,6 +115,9 @@ async fn run(world: &Arc<World>, talk: &Arc<Talk>, door: SocketAddr, rng: &mut R
             let tally = if talk.door == Door::Direct { &world.tally.reset_direct } else { &world.tally.reset };
             tally.fetch_add(1, Ordering::Relaxed);
         }
+        Err(Broken::Cut(error)) if is_reset(&error) && talk.is_said() && world.is_starved() => {
+            world.tally.starved.fetch_add(1, Ordering::Relaxed);
+        }
         // A server's end is passed on as one in direct mode; never in a tunnel.
         Err(Broken::Early(_)) if talk.door == Door::Direct && world.is_excused(talk) => {
             world.tally.reset_direct.fetch_add(1, Ordering::Relaxed);

@@ -71,6 +71,7 @@ async fn look(site: &Site, record: &Record, before: Sample, last: &mut (f64, f64
             *locked(&record.gateways[place]) = parse(&text);
         }
     }
+    site.world.is_starved();
     let tally = &site.world.tally;
     let load = |bytes: &[std::sync::atomic::AtomicU64; 2]| bytes.each_ref().map(|bytes| bytes.load(Ordering::Relaxed));
     let ([up, down], direct) = (load(&tally.tunnel), load(&tally.direct));

@@ -32,6 +32,7 @@ pub fn of(outcome: &Outcome) -> Value {
             "finished": load(&tally.finished),
             "reset_with_their_gateway": load(&tally.reset),
             "reset_in_direct_mode": load(&tally.reset_direct),
+            "reset_by_a_kernel_without_memory": load(&tally.starved),
         },
         "checked_bytes": {
             "tunnel_up": load(&tally.tunnel[0]),

@@ -159,6 +159,11 @@ impl Talk {
         self.last.load(Ordering::Relaxed) as f64 / 1e3
     }
 
+    /// Both ends have said everything, and their ends.
+    pub fn is_said(&self) -> bool {
+        self.flows.iter().all(|flow| flow.said.load(Ordering::Relaxed))
+    }
+
     /// Tells what went wrong, once for each talk.
     pub fn blame(&self, world: &World, what: &str) {
         if !self.blamed.swap(true, Ordering::Relaxed) {
@@ -264,5 +269,54 @@ pub fn fill(pattern: u64, at: u64, buffer: &mut [u8]) {
         rest[..count].copy_from_slice(&word[from..from + count]);
         rest = &mut rest[count..];
         at += count as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the checker says of these bytes, when 1,000 were sent and the end was said or not.
+    fn checked(bytes: &[u8], said: bool) -> Result<(), Broken> {
+        let world = World::new(1);
+        let leg = Leg { total: 1000, piece: 100, pause: Duration::ZERO, after: false };
+        let talk = Talk::new(&world, Kind::Short, Door::Left, [leg; 2]);
+        talk.flows[0].sent.store(1000, Ordering::Relaxed);
+        talk.flows[0].said.store(said, Ordering::Relaxed);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        runtime.block_on(talk.check(&world, 0, &mut &*bytes))
+    }
+
+    /// What the first talk of a world sends up.
+    fn sent() -> Vec<u8> {
+        let mut bytes = vec![0; 1000];
+        fill(1 << 1, 0, &mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn the_checker_sees_what_is_lost_doubled_changed_swapped_or_cut_short() {
+        let good = sent();
+        assert!(checked(&good, true).is_ok());
+        let wrong = |bytes: &[u8]| matches!(checked(bytes, true), Err(Broken::Wrong(_)));
+        for at in [0, 1, 7, 8, 499, 998] {
+            let mut lost = good.clone();
+            lost.remove(at);
+            assert!(wrong(&lost), "byte {at} lost");
+            let mut doubled = good.clone();
+            doubled.insert(at, good[at]);
+            assert!(wrong(&doubled), "byte {at} doubled");
+            let mut changed = good.clone();
+            changed[at] ^= 1;
+            assert!(wrong(&changed), "byte {at} changed");
+        }
+        let mut swapped = good.clone();
+        swapped.rotate_left(500);
+        assert!(wrong(&swapped));
+        assert!(matches!(checked(&good[..999], true), Err(Broken::Early(_))));
+        assert!(matches!(checked(&good, false), Err(Broken::Early(_))), "the sender has not said its end");
+        let mut more = [good.clone(), vec![0; 24]].concat();
+        fill(1 << 1, 0, &mut more);
+        assert!(wrong(&more), "more than was sent");
     }
 }

@@ -84,6 +84,8 @@ pub struct World {
     faults: Mutex<Vec<Fault>>,
     failures: Mutex<Vec<String>>,
     answers: Mutex<Answers>,
+    /// How many connections this machine's kernel has reset for want of memory, and when that last rose.
+    starved: Mutex<(u64, Option<Instant>)>,
     /// Lanes of faults in which something goes on.
     busy: [AtomicBool; 4],
     pub tally: Tally,
@@ -99,6 +101,8 @@ pub struct Tally {
     /// Reset with an excuse, through a tunnel and directly.
     pub reset: AtomicU64,
     pub reset_direct: AtomicU64,
+    /// Reset by this machine's kernel, which had no memory left for TCP, after both ends had said everything.
+    pub starved: AtomicU64,
     /// Checked bytes, by direction: through tunnels and directly.
     pub tunnel: [AtomicU64; 2],
     pub direct: [AtomicU64; 2],
@@ -118,6 +122,7 @@ impl World {
             faults: Mutex::default(),
             failures: Mutex::default(),
             answers: Mutex::default(),
+            starved: Mutex::new((aborted_for_memory(), None)),
             busy: Default::default(),
             tally: Tally::default(),
         })
@@ -202,6 +207,17 @@ impl World {
         })
     }
 
+    /// Looks whether this machine's kernel resets connections for want of memory: it does so with those that were closed while
+    /// their last bytes wait to be read. True if it did of late.
+    pub fn is_starved(&self) -> bool {
+        let now = aborted_for_memory();
+        let mut starved = locked(&self.starved);
+        if now > starved.0 {
+            *starved = (now, Some(Instant::now()));
+        }
+        starved.1.is_some_and(|rose| rose.elapsed() < LATE)
+    }
+
     pub fn fault(&self, fault: Fault) {
         locked(&self.faults).push(fault);
     }
@@ -244,6 +260,15 @@ impl World {
 
 pub fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// `TCPAbortOnMemory` of `/proc/net/netstat`: a line of names, and one of numbers below it.
+fn aborted_for_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/net/netstat").unwrap_or_default();
+    let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
+    let (Some(names), Some(numbers)) = (lines.next(), lines.next()) else { return 0 };
+    let mut pairs = names.split(' ').zip(numbers.split(' '));
+    pairs.find(|(name, _)| *name == "TCPAbortOnMemory").and_then(|(_, number)| number.parse().ok()).unwrap_or_default()
 }
 
 /// A place as an atomic number.

@@ -6,7 +6,9 @@ pub const WIDTH: f64 = 1200.0;
 const LEFT: f64 = 96.0;
 const RIGHT: f64 = 16.0;
 /// No line has more points, whatever the time it shows.
-const POINTS: usize = 600;
+pub const POINTS: usize = 600;
+/// A line is broken where nothing was seen for such a share of the whole time.
+const GAP: f64 = 0.02;
 
 /// Light first, and what differs on a dark page. Each hue holds 3:1 against its background.
 const STYLE: &str = "<style>\
@@ -15,7 +17,7 @@ svg{--bg:#fff;--ink:#1f2328;--soft:#656d76;--grid:#d8dee4;--good:#2da44e;--fair:
 @media(prefers-color-scheme:dark){svg{--bg:#0d1117;--ink:#e6edf3;--soft:#9198a1;--grid:#30363d;--good:#3fb950;\
 --fair:#e3b341;--bad:#f85149;--c1:#58a6ff;--c2:#f0883e;--c3:#bc8cff;--c4:#56d364;--c5:#ff7bc5}}\
 text{font:12px system-ui,sans-serif;fill:var(--soft)}.t{font-weight:600;font-size:13px;fill:var(--ink)}\
-.l{fill:none;stroke-width:1.3;stroke-linejoin:round}.g{stroke:var(--grid);stroke-width:1}\
+.l{fill:none;stroke-width:1.3;stroke-linejoin:round;stroke-linecap:round}.g{stroke:var(--grid);stroke-width:1}\
 .s1{stroke:var(--c1)}.s2{stroke:var(--c2)}.s3{stroke:var(--c3)}.s4{stroke:var(--c4)}.s5{stroke:var(--c5)}\
 .f1{fill:var(--c1)}.f2{fill:var(--c2)}.f3{fill:var(--c3)}.f4{fill:var(--c4)}.f5{fill:var(--c5)}.f6{fill:var(--soft)}\
 .good{fill:var(--good)}.fair{fill:var(--fair)}.bad{fill:var(--bad)}</style>";
@@ -67,7 +69,7 @@ impl Chart {
         let y = self.top;
         self.text(LEFT, y, "t", "start", title);
         // Widths of letters are guessed, generously.
-        let mut x = LEFT + 16.0 + 7.0 * title.len() as f64;
+        let mut x = LEFT + 20.0 + 7.6 * title.len() as f64;
         for (name, class) in legend {
             let _ = write!(
                 self.body,
@@ -75,7 +77,7 @@ impl Chart {
                 y - 10.0
             );
             self.text(x + 15.0, y, "", "start", name);
-            x += 30.0 + 6.2 * name.len() as f64;
+            x += 30.0 + 6.4 * name.len() as f64;
         }
         self.top += 8.0;
     }
@@ -134,10 +136,15 @@ impl Chart {
             self.text(LEFT - 8.0, y + 4.0, "", "end", &number(tick));
         }
         for line in lines {
-            let _ = write!(self.body, "<polyline class=\"l s{}\" points=\"", line.colour);
+            let _ = write!(self.body, "<path class=\"l s{}\" d=\"", line.colour);
+            let mut last = f64::NEG_INFINITY;
             for (at, value) in &line.points {
                 let y = bottom - height * place(*value).clamp(0.0, 1.0);
-                let _ = write!(self.body, "{:.1},{y:.1} ", self.x(*at));
+                // Alone between two gaps it would be no line: a dot.
+                let begin = if at - last > GAP * self.end { "M" } else { "L" };
+                let dot = if begin == "M" { "h.1" } else { "" };
+                let _ = write!(self.body, "{begin}{:.1} {y:.1}{dot}", self.x(*at));
+                last = *at;
             }
             self.body += "\"/>";
         }

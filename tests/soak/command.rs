@@ -1,6 +1,6 @@
 //! `tests/soak/run [DURATION] [SEED]`: everlink under faults for as long as one likes, with every byte checked.
 //!
-//! Prints a summary, and writes it as JSON and as a picture. Leaves with 1 if anything was lost, doubled, late or left over.
+//! Prints a summary, and writes it as JSON, with a picture of what happened and a table of all that was seen each second. Leaves with 1 if anything was lost, doubled, late or left over.
 
 mod chart;
 mod child;
@@ -64,8 +64,14 @@ fn run() -> io::Result<bool> {
     let summary = summary::of(&outcome);
     print!("{}", summary::text(&summary));
     let json = serde_json::to_string_pretty(&summary)? + "\n";
-    soak::write(&PathBuf::from(&output), "soak", &json, &picture::draw(&outcome))?;
-    println!("{output}/soak.json\n{output}/soak.svg");
+    let output = PathBuf::from(output);
+    std::fs::create_dir_all(&output)?;
+    let files = [("json", json), ("svg", picture::draw(&outcome)), ("csv", samples::csv(&outcome.samples))];
+    for (kind, content) in files {
+        let path = output.join("soak").with_extension(kind);
+        std::fs::write(&path, content)?;
+        println!("{}", path.display());
+    }
     if let Some(directory) = &outcome.directory {
         println!("configurations and logs are kept in {}", directory.display());
     }

@@ -1,6 +1,6 @@
 //! The picture of a run: links and faults, round trips, throughput, memory and descriptors over one time axis.
 
-use super::chart::{Chart, Line, Row, Scale, mean, most, thinned};
+use super::chart::{Chart, Line, POINTS, Row, Scale, mean, most, thinned};
 use super::faults::MET_NOBODY;
 use super::samples::Sample;
 use super::soak::Outcome;
@@ -61,8 +61,8 @@ pub fn draw(outcome: &Outcome) -> String {
     chart.panel("Round trip", 150.0, Scale::Log(0.1), "ms", &lines);
 
     let lines = [("tunnels, up", 1, 0), ("tunnels, down", 2, 1), ("direct, both ways", 3, 2)]
-        .map(|(name, colour, which)| line(name, colour, thinned(&rates(samples, which), mean)));
-    chart.panel("Checked bytes", 120.0, Scale::Linear, "MB/s", &lines);
+        .map(|(name, colour, which)| line(name, colour, rates(samples, which)));
+    chart.panel("Checked bytes", 120.0, Scale::Log(0.01), "MB/s", &lines);
 
     let lines = [("sidecar", 1, 0), ("gateway a", 2, 1), ("gateway b", 3, 2)].map(|(name, colour, which)| {
         let points = seen(&|sample| Some(sample.usage[which].memory as f64 / 1024.0).filter(|memory| *memory > 0.0));
@@ -79,15 +79,19 @@ pub fn draw(outcome: &Outcome) -> String {
     chart.finish()
 }
 
-/// MB a second between samples.
+/// MB a second, over a second at least: a scrape that had to wait is soon followed by the next.
 fn rates(samples: &[Sample], which: usize) -> Vec<(f64, f64)> {
-    let pairs = samples.windows(2).filter(|pair| pair[1].at > pair[0].at);
-    pairs
-        .map(|pair| {
-            let bytes = pair[1].moved[which].saturating_sub(pair[0].moved[which]);
-            (pair[1].at, bytes as f64 / 1e6 / (pair[1].at - pair[0].at))
-        })
-        .collect()
+    let share = samples.last().map_or(0.0, |last| last.at / POINTS as f64).max(1.0);
+    let mut rates = Vec::new();
+    let mut from = samples.first();
+    for now in samples {
+        if let Some(before) = from.filter(|before| now.at - before.at >= share) {
+            let bytes = now.moved[which].saturating_sub(before.moved[which]);
+            rates.push((now.at, bytes as f64 / 1e6 / (now.at - before.at)));
+            from = Some(now);
+        }
+    }
+    rates
 }
 
 /// The faults of a place, and the links that lead there; for the sidecar, those to both gateways.

@@ -128,3 +128,28 @@ pub fn parse(text: &str) -> Series {
     let lines = text.lines().filter(|line| !line.starts_with('#') && !line.contains("_bucket{"));
     lines.filter_map(|line| line.rsplit_once(' ')).filter_map(|(n, v)| Some((n.to_owned(), v.parse().ok()?))).collect()
 }
+
+/// All samples as a table: a line of names, and one for each sample.
+pub fn csv(samples: &[Sample]) -> String {
+    let mut text =
+        "seconds,answered,left_up,right_up,both_up,direct_up,left_losses,right_losses,both_losses,direct_losses,\
+        beat_ms,answers,answers_mean_ms,answers_max_ms,tunnel_up_bytes,tunnel_down_bytes,direct_bytes,kept_bytes,\
+        sidecar_kib,a_kib,b_kib,sidecar_fds,a_fds,b_fds\n"
+            .to_owned();
+    for sample in samples {
+        let (answers, milliseconds) = (&sample.answers, |seconds: f64| format!("{:.3}", seconds * 1e3));
+        let mut cells = vec![format!("{:.2}", sample.at), u8::from(sample.answered).to_string()];
+        cells.extend(sample.up.iter().chain(&sample.losses).map(f64::to_string));
+        cells.push(sample.beat.map(milliseconds).unwrap_or_default());
+        cells.push(answers.count.to_string());
+        cells.push(milliseconds(answers.sum / answers.count.max(1) as f64));
+        cells.push(milliseconds(answers.max));
+        cells.extend(sample.moved.iter().map(u64::to_string));
+        cells.push(sample.kept.to_string());
+        cells.extend(sample.usage.iter().map(|usage| usage.memory.to_string()));
+        cells.extend(sample.usage.iter().map(|usage| usage.descriptors.to_string()));
+        text += &cells.join(",");
+        text.push('\n');
+    }
+    text
+}

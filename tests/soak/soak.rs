@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -204,11 +204,4 @@ async fn leave(site: &Site) {
             site.world.fail(format!("{name} said: {line}"));
         }
     }
-}
-
-/// Writes what a run has to tell beside each other: `NAME.json`, `NAME.svg`.
-pub fn write(directory: &Path, name: &str, json: &str, svg: &str) -> io::Result<()> {
-    std::fs::create_dir_all(directory)?;
-    std::fs::write(directory.join(format!("{name}.json")), json)?;
-    std::fs::write(directory.join(format!("{name}.svg")), svg)
 }

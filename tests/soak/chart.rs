@@ -7,8 +7,8 @@ const LEFT: f64 = 96.0;
 const RIGHT: f64 = 16.0;
 /// No line has more points, whatever the time it shows.
 pub const POINTS: usize = 600;
-/// A line is broken where nothing was seen for such a share of the whole time.
-const GAP: f64 = 0.02;
+/// A line is broken where nothing was seen for such a share of the whole time, and for so many seconds.
+const GAP: (f64, f64) = (0.02, 3.0);
 
 /// Light first, and what differs on a dark page. Each hue holds 3:1 against its background.
 const STYLE: &str = "<style>\
@@ -141,8 +141,8 @@ impl Chart {
             for (at, value) in &line.points {
                 let y = bottom - height * place(*value).clamp(0.0, 1.0);
                 // Alone between two gaps it would be no line: a dot.
-                let begin = if at - last > GAP * self.end { "M" } else { "L" };
-                let dot = if begin == "M" { "h.1" } else { "" };
+                let begin = if at - last > GAP.1.max(GAP.0 * self.end) { "M" } else { "L" };
+                let dot = if begin == "M" { "h1" } else { "" };
                 let _ = write!(self.body, "{begin}{:.1} {y:.1}{dot}", self.x(*at));
                 last = *at;
             }

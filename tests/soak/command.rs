@@ -62,16 +62,15 @@ fn run() -> io::Result<bool> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(soak::run(&options))?;
     let summary = summary::of(&outcome);
-    print!("{}", summary::text(&summary));
     let json = serde_json::to_string_pretty(&summary)? + "\n";
     let output = PathBuf::from(output);
     std::fs::create_dir_all(&output)?;
     let files = [("json", json), ("svg", picture::draw(&outcome)), ("csv", samples::csv(&outcome.samples))];
     for (kind, content) in files {
-        let path = output.join("soak").with_extension(kind);
-        std::fs::write(&path, content)?;
-        println!("{}", path.display());
+        std::fs::write(output.join("soak").with_extension(kind), content)?;
     }
+    print!("{}", summary::text(&summary));
+    println!("all of it is in {}: soak.json, soak.svg, soak.csv", output.display());
     if let Some(directory) = &outcome.directory {
         println!("configurations and logs are kept in {}", directory.display());
     }

@@ -288,7 +288,10 @@ async fn write(
     shared: &Shared,
 ) -> io::Result<()> {
     while let Some((due, piece)) = pieces.recv().await {
-        tokio::time::sleep_until(due).await;
+        if due > Instant::now() {
+            // Else it would be held until the timer's next tick, a millisecond.
+            tokio::time::sleep_until(due).await;
+        }
         let mut rest = &piece[..];
         while !rest.is_empty() {
             if !may_pass(way, live, shared).await {

@@ -4,6 +4,7 @@
 //! appear at 0 with their upstream and go with it. Label values come from the configuration or from the closed lists
 //! here, never from a peer.
 
+mod endpoints;
 mod families;
 mod gateway;
 mod histograms;
@@ -11,6 +12,7 @@ mod labels;
 mod session;
 mod upstream;
 
+pub use endpoints::EndpointSeries;
 pub use gateway::GatewayMetrics;
 pub use labels::{
     CloseReason, DialOutcome, Direction, Label, LinkState, LossReason, Mode, PerMode, Refusal, RefuseReason,

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::hub::Hub;
 use crate::listener::client::Socket;
+use crate::listener::waiting::Waits;
 use crate::net::descriptors::Held;
 
 /// Orders to a link, as bits.
@@ -35,6 +36,12 @@ pub struct Client {
     /// Gateways passed before this one.
     pub hops: u8,
     pub place: Place,
+}
+
+impl Waits for Client {
+    fn accepted(&self) -> Instant {
+        self.accepted
+    }
 }
 
 /// One of `limits.connections`, and a descriptor.

@@ -324,7 +324,12 @@ async fn fault_29_a_client_who_reads_late_has_the_whole_answer_though_the_server
     let answer = Arc::new(pattern(150_000));
     let sent = answer.clone();
     let server = Server::start(move |mut stream| stream.write_all(&sent));
-    let everlink = Everlink::start(upstream(server.address));
+    let mut settings = upstream(server.address);
+    // A short budget, so that the bound is a second.
+    settings.heartbeat.interval = Duration::from_secs(1);
+    settings.heartbeat.timeout = Duration::from_secs(1);
+    let everlink = Everlink::start(settings);
+    everlink.until_up(2).await;
     let mut client = narrow_client(everlink.address());
     client.shutdown(Shutdown::Write).expect("half-closed");
     eventually("both ends are over", || everlink.closed(CloseReason::Finished) == 1).await;

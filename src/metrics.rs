@@ -137,7 +137,7 @@ impl Metrics {
             process_stalls: int_counter(
                 &registry,
                 "everlink_process_stalls_total",
-                "Times this process was stopped or starved for longer than a second.",
+                "Times this process was stopped or starved, or its machine suspended, for longer than a second.",
             )?,
             violations: Arc::new(Counted::new(families.violations.clone())),
             families,

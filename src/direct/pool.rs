@@ -48,6 +48,8 @@ pub struct Pool {
     pub looked_after: AtomicBool,
     /// Tells the keeper to cut every wait short.
     pub retry: Notify,
+    /// Tells the keeper that this machine was suspended: every link is to be asked at once.
+    pub woken: Notify,
     /// Wakes the keeper: something is to be timed.
     pub keeper: Notify,
     endpoints: Mutex<Endpoints>,
@@ -103,6 +105,7 @@ impl Pool {
             tls: ArcSwapOption::from(tls),
             looked_after: AtomicBool::new(false),
             retry: Notify::new(),
+            woken: Notify::new(),
             keeper: Notify::new(),
             endpoints: Mutex::new(Endpoints::new(&settings.endpoints, settings.balance, seed)),
             ages: Mutex::default(),

@@ -22,6 +22,8 @@ pub mod order {
     pub const DRAIN: u8 = 4;
     /// Reset every stream.
     pub const CUT: u8 = 8;
+    /// Beat at once: this machine was suspended.
+    pub const ASK: u8 = 16;
 }
 
 /// A local client that no link carries yet.

@@ -14,6 +14,8 @@ pub mod order {
     pub const RETRY: u8 = 2;
     /// A better endpoint is well again: move there.
     pub const MOVE: u8 = 4;
+    /// Beat at once: this machine was suspended.
+    pub const ASK: u8 = 8;
 }
 
 /// Where one link can be reached.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::server::{Server, deaf, echo};
-use common::{Everlink, PATIENCE, eventually, nobody, ping_pong, upstream};
+use common::{Everlink, PATIENCE, eventually, narrow_client, nobody, ping_pong, upstream};
 use everlink::config::{Beat, Expect};
 use everlink::metrics::{CloseReason, LinkState, LossReason, RefuseReason};
 
@@ -315,4 +315,27 @@ async fn a_server_that_accepts_and_never_answers_is_not_up_for_a_moment() {
         everlink.dials(everlink::metrics::DialOutcome::Timeout) >= 6
     })
     .await;
+}
+
+/// The kernel alone has the end of the answer by then. It gives up what is closed and not read when its wait between two
+/// attempts has reached its bound: with that of a connection in use after three seconds, and the client read a reset.
+#[tokio::test]
+async fn fault_29_a_client_who_reads_late_has_the_whole_answer_though_the_server_has_gone() {
+    let answer = Arc::new(pattern(150_000));
+    let sent = answer.clone();
+    let server = Server::start(move |mut stream| stream.write_all(&sent));
+    let mut settings = upstream(server.address);
+    // A short budget, so that the bound is a second.
+    settings.heartbeat.interval = Duration::from_secs(1);
+    settings.heartbeat.timeout = Duration::from_secs(1);
+    let everlink = Everlink::start(settings);
+    everlink.until_up(2).await;
+    let mut client = narrow_client(everlink.address());
+    client.shutdown(Shutdown::Write).expect("half-closed");
+    eventually("both ends are over", || everlink.closed(CloseReason::Finished) == 1).await;
+    // Not a wait for anything: this is the fault.
+    std::thread::sleep(Duration::from_secs(5));
+    let mut got = Vec::new();
+    client.read_to_end(&mut got).expect("an end in order");
+    assert!(got == *answer, "{} bytes of {}", got.len(), answer.len());
 }

@@ -101,10 +101,7 @@ impl Carry {
             match std::future::poll_fn(|cx| self.poll_turns(cx, metrics)).await {
                 Turn::Again => tokio::task::yield_now().await,
                 Turn::Done(reason) => {
-                    if reason != CloseReason::Finished {
-                        let _ = self.client.reset_on_close();
-                        let _ = self.upstream.reset_on_close();
-                    }
+                    self.registered.close(reason, [&self.client, &self.upstream]);
                     return reason;
                 }
             }

@@ -82,11 +82,7 @@ pub async fn carry(
             },
         }
     };
-    if reason != CloseReason::Finished {
-        // An end that cannot be made a reset is still an end.
-        let _ = lines.client.reset_on_close();
-        let _ = lines.upstream.reset_on_close();
-    }
+    lines.registered.close(reason, [&lines.client, &lines.upstream]);
     reason
 }
 

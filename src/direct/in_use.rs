@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use crate::config::{self, Beats};
 use crate::link::watch::{self, Verdict};
+use crate::metrics::CloseReason;
 use crate::net::kernel::{self, TcpInfo};
 use crate::net::socket;
+use crate::net::stream::Stream;
 
 /// What the shared timer tells a connection to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -295,6 +297,17 @@ impl Side {
 }
 
 impl Registered {
+    /// Both sockets are closed next: in order, or by a reset. An end that cannot be made a reset is still an end.
+    pub fn close(&self, reason: CloseReason, sockets: [&Stream; 2]) {
+        for socket in sockets {
+            if reason == CloseReason::Finished {
+                socket.let_go();
+            } else {
+                let _ = socket.reset_on_close();
+            }
+        }
+    }
+
     pub fn moved(&self, sent: bool, received: bool) {
         self.carried.moved(&self.owner, sent, received);
     }

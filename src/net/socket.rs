@@ -83,6 +83,16 @@ pub fn apply_rto_max(socket: &impl AsFd, longest: Duration) -> io::Result<()> {
     Ok(())
 }
 
+/// Takes the bound off again, for a socket that is closed in order: from then on the kernel alone has what is unsent, and
+/// gives that up, by a reset, as soon as its wait has reached the bound. A peer that did not read for three seconds lost the
+/// end of its answer so.
+pub fn let_go(socket: &impl AsFd) {
+    let _ = apply_rto_max(socket, RTO_MAX);
+}
+
+/// The kernel's own bound.
+const RTO_MAX: Duration = Duration::from_secs(120);
+
 /// What a connection needs to outlive silence and outages: keepalive by the heartbeat's numbers, and a bound on the wait
 /// between retransmissions. Five system calls, so only for connections that have lived for [`SUSTAIN_AFTER`].
 pub fn sustain(socket: &impl AsFd, heartbeat: &Heartbeat) -> io::Result<()> {

@@ -82,6 +82,13 @@ impl Stream {
         }
     }
 
+    /// It is closed next, in order: what is unsent is the kernel's to deliver, however slowly it is read.
+    pub fn let_go(&self) {
+        if self.tcp_fd().is_some() {
+            socket::let_go(self);
+        }
+    }
+
     /// Its close will be a reset. A unix socket has none: its peer sees the end.
     pub fn reset_on_close(&self) -> io::Result<()> {
         #[cfg(test)]

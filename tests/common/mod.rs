@@ -113,6 +113,15 @@ pub fn connect_to(address: SocketAddr) -> TcpStream {
     stream
 }
 
+/// A client whose kernel takes no more than some KiB while nobody reads.
+pub fn narrow_client(address: SocketAddr) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(8192).expect("set");
+    socket.connect(&address.into()).expect("connected");
+    socket.set_read_timeout(Some(PATIENCE)).expect("set");
+    socket.into()
+}
+
 /// What an upstream's series say.
 pub trait Counts {
     fn links_in(&self, state: LinkState) -> i64;

@@ -12,7 +12,7 @@ use super::traffic::{Pace, Talk, fill};
 use crate::common::PATIENCE;
 use crate::common::program::{directory, wait_until};
 use crate::common::server::{Server, deaf, echo};
-use crate::common::{nobody, program};
+use crate::common::{narrow_client, nobody, program};
 
 /// Over TCP and a unix socket, with many bytes at once, and everything given back in the end.
 fn carries(trust: Trust) {
@@ -318,4 +318,21 @@ fn fault_66_a_loop_through_both_ends_comes_to_its_end() {
     assert!((2.0..=10.0).contains(&rounds), "{rounds} rounds");
     drop(client);
     road.until_baseline(before);
+}
+
+#[test]
+fn fault_29_a_client_who_reads_late_has_the_whole_answer_though_its_stream_is_over() {
+    let mut answer = vec![0; 150_000];
+    fill(7, 0, &mut answer);
+    let sent = answer.clone();
+    let service = Server::start(move |mut stream| stream.write_all(&sent));
+    let road = Plan { services: &[("answer", service.address)], ..Plan::default() }.build();
+    let mut client = narrow_client(road.listener("answer"));
+    client.shutdown(Shutdown::Write).expect("ended");
+    wait_until("the stream is over", || road.closed("finished") == 1.0);
+    // Not a wait for anything: this is the fault.
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    let mut got = Vec::new();
+    client.read_to_end(&mut got).expect("an end in order");
+    assert!(got == answer, "{} bytes of {}", got.len(), answer.len());
 }

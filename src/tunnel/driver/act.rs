@@ -128,7 +128,10 @@ impl Driver {
     pub(super) fn close_if_through(&mut self, stream: u32) {
         let through = self.session.get(stream).is_some_and(|place| place.is_through());
         if through && self.session.is_finished(stream) {
-            self.session.release(stream);
+            // Services' sockets have no bound to be taken off.
+            if let Some(place) = self.session.release(stream).filter(|_| self.near) {
+                place.let_go();
+            }
             self.observer.closed(CloseReason::Finished);
         }
     }

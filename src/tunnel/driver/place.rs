@@ -172,6 +172,13 @@ impl Place {
         let _ = Pin::new(stream).poll_shutdown(&mut context);
     }
 
+    /// Closed in order. Whoever is connected may take his time to read the rest.
+    pub fn let_go(self) {
+        if let Some(stream) = &self.stream {
+            stream.let_go();
+        }
+    }
+
     /// Whoever is connected reads a reset.
     pub fn reset(self) {
         if let Some(stream) = &self.stream {

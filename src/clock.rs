@@ -1,5 +1,7 @@
 //! Times as people and protocols write them: RFC 3339 for JSON and logs, the HTTP date, and short spans for tables.
 
+#![forbid(unsafe_code)]
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];

@@ -4,6 +4,8 @@
 //! data loop can still be told. It also ticks [`Status::ticks`], the clock by which `/livez` judges the data loops.
 //! The server is our own since common ones accept what is refused here: bare line feeds, two framings of one body.
 
+#![forbid(unsafe_code)]
+
 mod accept;
 mod chunked;
 mod connection;

@@ -9,8 +9,8 @@ use toml::de::{DeTable, DeValue, Error};
 use super::report::{Basis, Problem};
 use super::source::Source;
 
-/// How often a line that stops the parser is blanked to see what follows it.
-const RETRIES: usize = 16;
+/// How often a line that stops the parser is blanked to see what follows it: each time the rest is read once more.
+const RETRIES: usize = 6;
 
 /// A file with more mistakes than this is no configuration; the rest is not told.
 const MISTAKES_MAX: usize = 200;

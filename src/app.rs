@@ -196,6 +196,7 @@ impl<'l> App<'l> {
         let mut keys = if with_demo { Keys::from_terminal() } else { Keys::none() };
         let mut drain: Option<Drain> = None;
         let mut hangups = Spaced::new(HANGUP_SPACING);
+        let mut wakes = self.status.wakes.subscribe();
         loop {
             if hangups.take(Instant::now()) {
                 self.hang_up(drain.is_some());
@@ -225,6 +226,7 @@ impl<'l> App<'l> {
                     }
                     Signal::Reload => hangups.ask(Instant::now()),
                 },
+                Ok(()) = wakes.changed() => self.running.woken(),
                 Some(asked) = self.asked.1.recv() => self.answer(asked, drain.is_some()),
                 Some(event) = events.recv() => match event {
                     _ if drain.is_some() => tracing::warn!("an edit of the configuration is ignored: everlink is draining"),

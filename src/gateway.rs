@@ -159,6 +159,11 @@ impl Gateway {
         reread
     }
 
+    /// This machine was suspended: every dialer is asked at once whether it is still there.
+    pub fn woken(&self) {
+        self.shared.order_all(|| Order::Ask);
+    }
+
     /// Streams, and sessions that still owe the last bytes of one.
     pub fn clients(&self) -> Clients {
         Clients { open: self.shared.sessions.open(), came: self.shared.came.load(Ordering::Relaxed) }

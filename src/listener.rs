@@ -8,6 +8,7 @@
 mod accept;
 mod bound;
 pub mod client;
+pub mod waiting;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod endpoints;
 mod families;
 mod gateway;
 mod histograms;
@@ -13,6 +14,7 @@ mod labels;
 mod session;
 mod upstream;
 
+pub use endpoints::EndpointSeries;
 pub use gateway::GatewayMetrics;
 pub use labels::{
     CloseReason, DialOutcome, Direction, Label, LinkState, LossReason, Mode, PerMode, Refusal, RefuseReason,
@@ -137,7 +139,7 @@ impl Metrics {
             process_stalls: int_counter(
                 &registry,
                 "everlink_process_stalls_total",
-                "Times this process was stopped or starved for longer than a second.",
+                "Times this process was stopped or starved, or its machine suspended, for longer than a second.",
             )?,
             violations: Arc::new(Counted::new(families.violations.clone())),
             families,

@@ -146,6 +146,12 @@ impl Running {
         self.upstreams.retry(upstream)
     }
 
+    /// This machine was suspended: nobody waits for timers that stood still with it.
+    pub fn woken(&self) {
+        self.upstreams.woken();
+        self.far_end.woken();
+    }
+
     /// For so long the links of an upstream in tunnel mode, or of all, are neither read nor written.
     pub fn cut_silently(&self, upstream: Option<&str>, time: Duration) {
         self.upstreams.cut_silently(upstream, time);

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::watch;
 
 use crate::config;
 use crate::metrics::{Label, LinkState, LossReason, Metrics, Mode, UpstreamMetrics};
@@ -39,6 +40,8 @@ pub struct Status {
     pub loops: Vec<LoopStamp>,
     /// Ticks once a second on the HTTP thread, so it stands still while the process does.
     pub ticks: AtomicU64,
+    /// Counts how often the machine has come back from a suspension.
+    pub wakes: watch::Sender<u64>,
 }
 
 /// The last sign of life of one data loop, in ticks of [`Status::ticks`].
@@ -150,6 +153,7 @@ impl Status {
             draining: AtomicBool::new(false),
             loops: (0..loops).map(|_| LoopStamp::default()).collect(),
             ticks: AtomicU64::new(0),
+            wakes: watch::Sender::new(0),
         })
     }
 

@@ -46,6 +46,9 @@ pub trait Wing: Send + Sync {
     /// Cuts every wait for a redial short.
     fn retry(&self);
 
+    /// This machine was suspended: every link is asked at once whether it lives, and every wait for a redial is over.
+    fn woken(&self);
+
     /// Clients accepted and not yet gone.
     fn clients(&self) -> usize;
 

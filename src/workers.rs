@@ -15,12 +15,15 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
+use crate::net::kernel;
 use crate::status::Status;
 
 /// How often a thread shows that it lives.
 const PULSE: Duration = Duration::from_secs(1);
 /// A pulse later than this means that the process, or this thread, did not run.
 const STALL: Duration = Duration::from_secs(1);
+/// Clocks read one after the other differ by less.
+const ASLEEP: Duration = Duration::from_secs(1);
 /// The wait before a task that panicked is started again.
 const AFTER_PANIC: Duration = Duration::from_secs(1);
 
@@ -119,7 +122,7 @@ pub async fn restarted<F: Future<Output = ()> + Send + 'static>(mut make: impl F
 }
 
 async fn pulse(index: usize, status: &Status, stop: &CancellationToken) {
-    let mut last = Instant::now();
+    let (mut last, mut suspended) = (Instant::now(), kernel::suspended());
     loop {
         status.stamp(index);
         tokio::select! {
@@ -133,6 +136,13 @@ async fn pulse(index: usize, status: &Status, stop: &CancellationToken) {
             tracing::warn!(stalled = ?(now - last - PULSE), "this process was stopped or starved");
         }
         last = now;
+        // No timer has noticed, for they stood still as well: they ring as late as ever, and the other ends have gone.
+        let asleep = kernel::suspended().saturating_sub(std::mem::replace(&mut suspended, kernel::suspended()));
+        if index == 0 && asleep > ASLEEP {
+            status.metrics.process_stalls.inc();
+            status.wakes.send_modify(|wakes| *wakes += 1);
+            tracing::warn!(?asleep, "this machine was suspended: every link is asked at once whether it still lives");
+        }
     }
 }
 

@@ -312,7 +312,7 @@ config.toml: 1 error"#,
 }
 
 #[test]
-fn an_upstream_that_would_dial_itself() {
+fn fault_66_an_upstream_that_would_dial_itself() {
     same(
         &told(
             "[upstreams.a]\nlisten = \"127.0.0.1:1\"\nendpoints = [\"127.0.0.1:2\"]\n\

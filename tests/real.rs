@@ -14,10 +14,12 @@ mod tls;
 mod traffic;
 
 mod real {
+    mod long_way;
     mod memcached;
     mod outages;
     mod postgres;
     mod prometheus;
     mod redis;
     mod tunnel;
+    mod ways;
 }

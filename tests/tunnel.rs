@@ -14,5 +14,6 @@ mod tunnel {
     mod relay;
     mod restarts;
     mod road;
+    mod swizzle;
     mod traffic;
 }

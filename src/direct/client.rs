@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::pool::Pool;
 use crate::listener::client::Socket;
+use crate::listener::waiting::Waits;
 use crate::net::descriptors::Held;
 
 /// A client and what it occupies until it is gone.
@@ -12,6 +13,12 @@ pub struct Client {
     pub socket: Socket,
     pub accepted: Instant,
     pub place: Place,
+}
+
+impl Waits for Client {
+    fn accepted(&self) -> Instant {
+        self.accepted
+    }
 }
 
 /// One of `limits.connections`, and two descriptors: the client's, and until it has one its connection's.

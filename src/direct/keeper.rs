@@ -68,6 +68,12 @@ impl Direct {
         self.pool.endpoints().forget_failures();
         self.pool.retry.notify_one();
     }
+
+    /// This machine was suspended: no link waits for its timers.
+    pub fn woken(&self) {
+        self.pool.endpoints().forget_failures();
+        self.pool.woken.notify_one();
+    }
 }
 
 struct Keeper {
@@ -120,6 +126,9 @@ impl Keeper {
                     Err(error) => self.panicked(&error),
                 },
                 () = self.pool.retry.notified() => self.places.values().for_each(|place| place.tell(order::RETRY)),
+                () = self.pool.woken.notified() => {
+                    self.places.values().for_each(|place| place.tell(order::RETRY | order::ASK));
+                }
                 () = self.pool.keeper.notified() => {}
                 () = sleep_until_or_never(deadline) => {}
             }

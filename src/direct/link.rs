@@ -152,6 +152,12 @@ impl LinkTask {
         if orders & order::MOVE != 0 {
             self.move_if_outdone();
         }
+        if orders & order::ASK != 0
+            && let Some(connection) = &mut self.connection
+        {
+            connection.heartbeat.ask_at_once(now);
+            connection.look_at = now;
+        }
         if let Some(client) = self.place.take_given() {
             if let Some(connection) = &mut self.connection {
                 connection.offered = false;

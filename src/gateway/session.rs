@@ -48,6 +48,8 @@ pub enum Order {
     Retune,
     /// So has the gateway's phase.
     Phase,
+    /// This machine was suspended: the connection at hand is asked at once whether it lives.
+    Ask,
 }
 
 /// A connection that claims the session, on its way to the session's thread.
@@ -213,6 +215,7 @@ impl Live {
                 }
             }
             Order::Phase => self.follow_phase(),
+            Order::Ask => self.driver.ask_at_once(),
         }
         Ok(())
     }

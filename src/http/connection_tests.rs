@@ -29,7 +29,7 @@ async fn rest(mut stream: DuplexStream) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fault_33_a_slow_head_is_closed_at_5_s() {
+async fn input_33_a_slow_head_is_closed_at_5_s() {
     let (answer, ended) = against(async |mut stream| {
         for byte in b"GET /livez HTT" {
             if stream.write_all(&[*byte]).await.is_err() {
@@ -44,13 +44,13 @@ async fn fault_33_a_slow_head_is_closed_at_5_s() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fault_33_a_connection_that_never_speaks_is_closed_at_5_s() {
+async fn input_33_a_connection_that_never_speaks_is_closed_at_5_s() {
     let (answer, ended) = against(rest).await;
     assert_eq!((answer.as_str(), ended), ("", Duration::from_secs(5)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn fault_33_an_idle_keep_alive_is_closed_at_30_s() {
+async fn input_33_an_idle_keep_alive_is_closed_at_30_s() {
     let (answer, ended) = against(async |mut stream| {
         stream.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         rest(stream).await
@@ -61,7 +61,7 @@ async fn fault_33_an_idle_keep_alive_is_closed_at_30_s() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fault_33_a_slow_second_head_is_given_5_s_too() {
+async fn input_33_a_slow_second_head_is_given_5_s_too() {
     let (_, ended) = against(async |mut stream| {
         stream.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         tokio::time::sleep(Duration::from_secs(20)).await;
@@ -73,7 +73,7 @@ async fn fault_33_a_slow_second_head_is_given_5_s_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fault_33_a_slow_body_is_closed_at_5_s() {
+async fn input_33_a_slow_body_is_closed_at_5_s() {
     let (answer, ended) = against(async |mut stream| {
         stream.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n12345678").await.unwrap();
         rest(stream).await

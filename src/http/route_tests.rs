@@ -30,7 +30,7 @@ fn get(status: &Status, target: &str) -> (u16, String) {
 }
 
 #[test]
-fn fault_33_unknown_paths_are_404_and_nothing_is_decoded() {
+fn input_33_unknown_paths_are_404_and_nothing_is_decoded() {
     let status = example::status();
     for path in
         ["/x", "/../etc/passwd", "/%2e%2e/status", "//metrics", "/metrics/", "/%6detrics", "/Metrics", "/status.json"]
@@ -40,7 +40,7 @@ fn fault_33_unknown_paths_are_404_and_nothing_is_decoded() {
 }
 
 #[test]
-fn fault_33_other_methods_are_405_on_every_path() {
+fn input_33_other_methods_are_405_on_every_path() {
     let status = example::status();
     for path in ["/", "/metrics", "/livez", "/startupz", "/readyz", "/status", "/unknown", "*"] {
         let response = route(&request(Method::Other, path), &context(&status));
@@ -120,7 +120,7 @@ fn a_foreign_name_on_loopback_does_not_see_the_state() {
 }
 
 #[test]
-fn fault_33_garbage_in_accept_falls_back_to_text() {
+fn input_33_garbage_in_accept_falls_back_to_text() {
     let status = example::busy_status();
     let kind = |accept: &str| {
         route(&Request { accept: accept.to_owned(), ..request(Method::Get, "/metrics") }, &context(&status))

@@ -73,7 +73,7 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 #[test]
-fn fault_33_unknown_path_is_404() {
+fn input_33_unknown_path_is_404() {
     let server = server();
     for path in ["/etc/passwd", "/../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//metrics", "/status/../metrics"] {
         let answer = get(server.address, path);
@@ -82,7 +82,7 @@ fn fault_33_unknown_path_is_404() {
 }
 
 #[test]
-fn fault_33_wrong_method_is_405() {
+fn input_33_wrong_method_is_405() {
     let server = server();
     for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW", "get"] {
         let request = format!("{method} /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
@@ -95,7 +95,7 @@ fn fault_33_wrong_method_is_405() {
 }
 
 #[test]
-fn fault_33_a_body_is_ignored_and_the_connection_closed() {
+fn input_33_a_body_is_ignored_and_the_connection_closed() {
     let server = server();
     let chunked = "GET /livez HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
     let waiting = "GET /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
@@ -110,14 +110,14 @@ fn fault_33_a_body_is_ignored_and_the_connection_closed() {
 }
 
 #[test]
-fn fault_33_a_body_over_64_kib_is_413() {
+fn input_33_a_body_over_64_kib_is_413() {
     let chunks =
         [b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nfffff\r\n".as_slice(), &[b'x'; 100_000]];
     refused(413, &[b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 65537\r\n\r\n", &chunks.concat()]);
 }
 
 #[test]
-fn fault_33_an_unknown_encoding_is_415() {
+fn input_33_an_unknown_encoding_is_415() {
     refused(
         415,
         &[
@@ -128,20 +128,20 @@ fn fault_33_an_unknown_encoding_is_415() {
 }
 
 #[test]
-fn fault_33_a_long_request_line_is_414() {
+fn input_33_a_long_request_line_is_414() {
     let line = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(8192));
     refused(414, &[line.as_bytes(), &[b'A'; 10_000]]);
 }
 
 #[test]
-fn fault_33_too_many_or_too_large_headers_are_431() {
+fn input_33_too_many_or_too_large_headers_are_431() {
     let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(64));
     let large = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "y".repeat(16 * 1024));
     refused(431, &[many.as_bytes(), large.as_bytes()]);
 }
 
 #[test]
-fn fault_33_slowloris_is_closed() {
+fn input_33_slowloris_is_closed() {
     let limits = Limits { request: Duration::from_millis(100), ..Limits::default() };
     let server = server_with(limits, example::status());
     let mut stream = connect(server.address);
@@ -153,7 +153,7 @@ fn fault_33_slowloris_is_closed() {
 }
 
 #[test]
-fn fault_33_idle_keep_alive_is_closed() {
+fn input_33_idle_keep_alive_is_closed() {
     let limits = Limits { idle: Duration::from_millis(50), ..Limits::default() };
     let server = server_with(limits, example::status());
     let answer = exchange(server.address, b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -161,17 +161,17 @@ fn fault_33_idle_keep_alive_is_closed() {
 }
 
 #[test]
-fn fault_33_no_host_is_400() {
+fn input_33_no_host_is_400() {
     refused(400, &[b"GET / HTTP/1.1\r\n\r\n"]);
 }
 
 #[test]
-fn fault_33_two_hosts_are_400() {
+fn input_33_two_hosts_are_400() {
     refused(400, &[b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"]);
 }
 
 #[test]
-fn fault_33_bad_chunking_is_400() {
+fn input_33_bad_chunking_is_400() {
     refused(
         400,
         &[
@@ -183,45 +183,45 @@ fn fault_33_bad_chunking_is_400() {
 }
 
 #[test]
-fn fault_33_both_lengths_are_400() {
+fn input_33_both_lengths_are_400() {
     let both = b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
     refused(400, &[both, b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc"]);
 }
 
 #[test]
-fn fault_33_bare_lf_is_400() {
+fn input_33_bare_lf_is_400() {
     refused(400, &[b"GET / HTTP/1.1\nHost: a\n\n", b"GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n"]);
 }
 
 #[test]
-fn fault_33_http_0_9_is_400() {
+fn input_33_http_0_9_is_400() {
     refused(400, &[b"GET /\r\n", b"GET /metrics\r\n\r\n"]);
 }
 
 #[test]
-fn fault_33_h2_preface_is_400() {
+fn input_33_h2_preface_is_400() {
     refused(400, &[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]);
 }
 
 #[test]
-fn fault_33_connect_is_400() {
+fn input_33_connect_is_400() {
     refused(400, &[b"CONNECT example.net:443 HTTP/1.1\r\nHost: example.net:443\r\n\r\n"]);
 }
 
 #[test]
-fn fault_33_absolute_uri_is_400() {
+fn input_33_absolute_uri_is_400() {
     refused(400, &[b"GET http://localhost/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"]);
 }
 
 #[test]
-fn fault_33_tls_hello_is_closed_without_a_word() {
+fn input_33_tls_hello_is_closed_without_a_word() {
     let server = server();
     let hello = [&[0x16, 3, 1, 0, 200, 1, 0, 0, 196][..], &[7; 196]].concat();
     assert_eq!(exchange(server.address, &hello), "");
 }
 
 #[test]
-fn fault_33_garbage_in_accept_gets_text() {
+fn input_33_garbage_in_accept_gets_text() {
     let server = server();
     let long = "application/openmetrics-text;a=".to_owned() + &"b".repeat(8192);
     for accept in ["\u{fe}garbage", "application/openmetrics-text;q=nan", long.as_str()] {
@@ -233,7 +233,7 @@ fn fault_33_garbage_in_accept_gets_text() {
 }
 
 #[test]
-fn fault_33_of_200_idle_connections_the_newest_32_stay() {
+fn input_33_of_200_idle_connections_the_newest_32_stay() {
     let server = server();
     let mut streams = Vec::new();
     for _ in 0..200 {

@@ -127,6 +127,15 @@ impl Heartbeat {
         if self.missed >= self.allowed { Verdict::Dead } else { Verdict::Missed }
     }
 
+    /// A beat is wanted now, however short the silence: this machine was suspended, and no timer knows of it. One that is
+    /// out already may have died with that: its answer has its whole time from here.
+    pub fn ask_at_once(&mut self, now: Instant) {
+        match &mut self.outstanding {
+            Some(beat) => beat.due = now + self.timeout,
+            None => self.hold_until = Some(now),
+        }
+    }
+
     /// A beat goes out now, asked for or not.
     pub fn sent(&mut self, now: Instant) {
         self.hold_until = None;
@@ -340,5 +349,23 @@ mod tests {
         assert_eq!(beat.unfit(start), Verdict::Missed);
         assert_eq!(beat.next_deadline(), start + 3 * SECOND);
         assert_eq!(beat.tick(start + 3 * SECOND, silent), Verdict::Beat);
+    }
+
+    #[test]
+    fn fault_46_after_a_suspension_a_beat_goes_out_at_once_and_is_given_its_whole_time() {
+        let start = Instant::now();
+        let mut beat = heartbeat(start);
+        let woken = start + SECOND;
+        assert!(beat.next_deadline() > woken + 3 * SECOND);
+        beat.ask_at_once(woken);
+        assert_eq!(beat.next_deadline(), woken);
+        assert_eq!(beat.tick(woken, silent), Verdict::Beat);
+        beat.sent(woken);
+        assert_eq!(beat.next_deadline(), woken + 3 * SECOND, "one is enough");
+        // It was out when the machine fell asleep again.
+        let again = woken + 3 * SECOND - Duration::from_millis(1);
+        beat.ask_at_once(again);
+        assert_eq!(beat.next_deadline(), again + 3 * SECOND);
+        assert_eq!(beat.tick(again + 3 * SECOND, silent), Verdict::Missed);
     }
 }

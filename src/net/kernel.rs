@@ -277,6 +277,15 @@ pub fn set_notsent_lowat(_fd: RawFd, _bytes: u32) -> io::Result<bool> {
     Ok(false)
 }
 
+/// Whether an error waits to be told at a socket, its peer's reset above all. It is not taken away: whoever reads or writes
+/// next hears it. A socket that has ended in order, with bytes that wait to be read or without, has none.
+pub fn has_failed(fd: RawFd) -> bool {
+    let mut asked = libc::pollfd { fd, events: 0, revents: 0 };
+    // SAFETY: the pointer is to one live `pollfd`, and the count says so; with a timeout of 0 the call returns at once.
+    let found = unsafe { libc::poll(&raw mut asked, 1, 0) };
+    found == 1 && asked.revents & libc::POLLERR != 0
+}
+
 /// Moves up to `len` bytes between a pipe and a socket inside the kernel, never waiting; 0 is the end of the source.
 ///
 /// `SPLICE_F_MORE` is never set: it corks the socket, and the last bytes of an answer would wait 200 ms for company.
@@ -414,6 +423,26 @@ pub fn with_fd<R>(fd: RawFd, act: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> io
     act(unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) })
 }
 
+/// How long this machine has been suspended since it was started, all times together: what `CLOCK_BOOTTIME` counts and
+/// `CLOCK_MONOTONIC`, by which every timer goes, does not.
+#[cfg(target_os = "linux")]
+pub fn suspended() -> Duration {
+    read_clock(libc::CLOCK_BOOTTIME).saturating_sub(read_clock(libc::CLOCK_MONOTONIC))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn suspended() -> Duration {
+    Duration::ZERO
+}
+
+#[cfg(target_os = "linux")]
+fn read_clock(clock: libc::clockid_t) -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer leads to a timespec of ours. A clock that this kernel has not leaves it at zero.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
 #[cfg(not(target_os = "linux"))]
 fn unsupported(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, format!("this system has no {what}"))
@@ -496,6 +525,36 @@ mod tests {
         while tcp_info(near.as_raw_fd()).unwrap().state != TcpState::CloseWait {
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn a_reset_is_a_failure_and_an_end_in_order_is_none_though_bytes_wait() {
+        let (mut near, far) = pair();
+        near.write_all(b"last words").unwrap();
+        // The end that ends first is closed to the kernel as soon as the other follows, whatever waits to be read.
+        far.shutdown(std::net::Shutdown::Write).unwrap();
+        drop(near);
+        while tcp_info(far.as_raw_fd()).unwrap().state != TcpState::Closed {
+            std::thread::yield_now();
+        }
+        assert!(!has_failed(far.as_raw_fd()));
+        let mut words = String::new();
+        (&far).read_to_string(&mut words).unwrap();
+        assert_eq!(words, "last words");
+
+        let (mut near, far) = pair();
+        near.write_all(b"unread").unwrap();
+        assert!(!has_failed(near.as_raw_fd()));
+        // Bytes that nobody has read make a reset of a close.
+        while tcp_info(far.as_raw_fd()).unwrap().bytes_received < 6 {
+            std::thread::yield_now();
+        }
+        drop(far);
+        while !has_failed(near.as_raw_fd()) {
+            std::thread::yield_now();
+        }
+        assert_eq!(near.read(&mut [0; 1]).unwrap_err().kind(), io::ErrorKind::ConnectionReset, "it is still there");
+        assert!(!has_failed(-1));
     }
 
     #[test]

@@ -20,6 +20,9 @@ pub trait Gateway: Send + Sync {
     /// Reads the same files again, and says of each kind that looks different whether it is used from now on.
     fn reload_files(&self) -> Vec<Reread>;
 
+    /// This machine was suspended: every dialer is asked at once whether it is still there.
+    fn woken(&self);
+
     /// Streams, those of a drain included.
     fn clients(&self) -> Clients;
 
@@ -44,6 +47,10 @@ impl Gateway for gateway::Gateway {
 
     fn reload_files(&self) -> Vec<Reread> {
         self.reload_files().into_iter().map(|(what, fault)| Reread { what, fault }).collect()
+    }
+
+    fn woken(&self) {
+        self.woken();
     }
 
     fn clients(&self) -> Clients {
@@ -157,6 +164,11 @@ impl FarEnd {
             all.came += clients.came;
         }
         all
+    }
+
+    /// See [`Gateway::woken`].
+    pub fn woken(&self) {
+        self.gateway.iter().chain(&self.leaving).for_each(|gateway| gateway.woken());
     }
 
     /// See [`Gateway::drain`].

@@ -131,6 +131,11 @@ impl Upstreams {
         }
     }
 
+    /// This machine was suspended: no link waits for its timers.
+    pub fn woken(&self) {
+        self.running.values().chain(&self.leaving).for_each(|upstream| upstream.woken());
+    }
+
     /// For so long the links of an upstream, or of all, are neither read nor written.
     pub fn cut_silently(&self, upstream: Option<&str>, time: Duration) {
         let which = |(name, _): &(&String, _)| upstream.is_none_or(|wanted| wanted == name.as_str());

@@ -384,6 +384,14 @@ impl Driver {
         self.ready.poke();
     }
 
+    /// Sends a beat now, however short the silence: this machine was suspended, and no timer knows of it.
+    pub fn ask_at_once(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            connection.pulse.ask_at_once(Instant::now());
+        }
+        self.ready.poke();
+    }
+
     /// Where the connection at hand leads.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.connection.as_ref().and_then(|connection| connection.wire.peer())

@@ -3,7 +3,7 @@
 //! A client goes to the link with the fewest streams whose session is up. While none is, clients wait outside all of
 //! them, and the first session that stands takes them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -17,7 +17,8 @@ use crate::config;
 use crate::link::resolve::Resolver;
 use crate::listener::Arrived;
 use crate::listener::client::Socket;
-use crate::metrics::{EndpointMetrics, Label, RefuseReason};
+use crate::listener::waiting::Waiting;
+use crate::metrics::{EndpointSeries, Label, RefuseReason};
 use crate::net::descriptors::Descriptors;
 use crate::net::tls::ClientTls;
 use crate::session::hello::Token;
@@ -44,17 +45,11 @@ pub struct Hub {
     turn: AtomicUsize,
     next_link: AtomicU64,
     slots: ArcSwap<Vec<Arc<Slot>>>,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Waiting<Client>>,
     clients: AtomicUsize,
     alive: Mutex<HashMap<String, usize>>,
-    endpoint_metrics: ArcSwap<Vec<(String, EndpointMetrics)>>,
+    pub endpoint_series: EndpointSeries,
     last_trouble: ArcSwap<String>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    clients: VecDeque<Client>,
-    closed: bool,
 }
 
 /// Keeps the upstream and an endpoint up while it exists.
@@ -70,10 +65,12 @@ impl Hub {
         resolver: &Resolver,
         workers: &[Handle],
     ) -> Arc<Self> {
+        let status = process.add_upstream(settings);
         Arc::new(Self {
             name: settings.name.clone(),
             process: process.clone(),
-            status: process.add_upstream(settings),
+            waiting: Mutex::new(Waiting::new(status.metrics.waiting.clone())),
+            status,
             settings: watch::Sender::new(settings.clone()),
             credentials: Credentials::default(),
             resolver: resolver.clone(),
@@ -82,10 +79,9 @@ impl Hub {
             turn: AtomicUsize::new(fastrand::usize(..workers.len().max(1))),
             next_link: AtomicU64::new(1),
             slots: ArcSwap::default(),
-            waiting: Mutex::default(),
             clients: AtomicUsize::new(0),
             alive: Mutex::default(),
-            endpoint_metrics: ArcSwap::from_pointee(endpoint_metrics(process, settings)),
+            endpoint_series: EndpointSeries::new(&process.metrics, settings),
             last_trouble: ArcSwap::from_pointee("not connected yet".to_owned()),
         })
     }
@@ -94,7 +90,7 @@ impl Hub {
         self.settings.borrow().clone()
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting<Client>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -153,7 +149,7 @@ impl Hub {
         let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
         let first = alive.values().sum::<usize>() == 0;
         *alive.entry(endpoint.to_owned()).or_default() += 1;
-        self.with_endpoint(endpoint, |metrics| metrics.up.set(1));
+        self.endpoint_series.with(endpoint, |metrics| metrics.up.set(1));
         if first {
             let down = self.status.set_alive(true, "");
             tracing::info!(upstream = self.name, ?down, "upstream up");
@@ -164,13 +160,6 @@ impl Hub {
     /// Remembers why a link was lost or could not be had.
     pub fn trouble(&self, why: String) {
         self.last_trouble.store(Arc::new(why));
-    }
-
-    /// The endpoint's series, if it is (still) in the configuration.
-    pub fn with_endpoint(&self, endpoint: &str, act: impl FnOnce(&EndpointMetrics)) {
-        if let Some((_, metrics)) = self.endpoint_metrics.load().iter().find(|(name, _)| name == endpoint) {
-            act(metrics);
-        }
     }
 
     pub fn record(&self, event: Event) {
@@ -185,15 +174,11 @@ impl Hub {
 
     /// Takes new settings; what depends on them follows by itself. Series of endpoints that went, go.
     pub fn apply(&self, settings: &Arc<config::Upstream>) {
-        let old = self.current();
         {
             let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
-            self.endpoint_metrics.store(Arc::new(endpoint_metrics(&self.process, settings)));
-            for gone in old.endpoints.iter().filter(|old| !settings.endpoints.iter().any(|new| new.name == old.name)) {
-                self.process.metrics.remove_endpoint(&self.name, &gone.name);
-            }
+            self.endpoint_series.replace(&self.process.metrics, settings);
             for endpoint in alive.iter().filter(|(_, links)| **links > 0).map(|(endpoint, _)| endpoint) {
-                self.with_endpoint(endpoint, |metrics| metrics.up.set(1));
+                self.endpoint_series.with(endpoint, |metrics| metrics.up.set(1));
             }
         }
         self.status.settings.store(settings.clone());
@@ -242,13 +227,13 @@ impl Hub {
                 Some(back) => client = back,
             }
         }
-        let refused = if waiting.closed {
+        let refused = if waiting.is_closed() {
             Some(RefuseReason::LinkDown)
         } else if self.is_full() {
             Some(RefuseReason::Limit)
         } else if limits.wait.is_zero() {
             Some(RefuseReason::LinkDown)
-        } else if waiting.clients.len() >= limits.waiting {
+        } else if waiting.len() >= limits.waiting {
             Some(RefuseReason::Limit)
         } else {
             None
@@ -259,10 +244,7 @@ impl Hub {
             tracing::debug!(upstream = self.name, reason = reason.name(), "client refused");
             return client.socket.refuse();
         }
-        // Whoever came first is first, again as well: the keeper looks only at the front.
-        let place = waiting.clients.partition_point(|other| other.accepted <= client.accepted);
-        waiting.clients.insert(place, client);
-        self.status.metrics.waiting.set(waiting.clients.len() as i64);
+        waiting.insert(client);
         drop(waiting);
         self.keeper.notify_one();
     }
@@ -285,8 +267,7 @@ impl Hub {
     pub fn opened(&self, slot: &Slot) {
         let mut waiting = self.waiting();
         slot.open.store(true, Ordering::Release);
-        let clients = std::mem::take(&mut waiting.clients);
-        self.status.metrics.waiting.set(0);
+        let clients = waiting.take_all();
         drop(waiting);
         clients.into_iter().filter_map(|client| slot.give(client)).for_each(|back| self.enter(back));
     }
@@ -294,35 +275,23 @@ impl Hub {
     /// Refuses the clients who have waited for `limits.wait`; says when the next one will have.
     pub fn expire(&self, now: Instant) -> Option<Instant> {
         let wait = self.current().limits.wait;
-        loop {
-            let mut waiting = self.waiting();
-            let front = waiting.clients.front()?.accepted + wait;
-            if front > now {
-                return Some(front);
-            }
-            let client = waiting.clients.pop_front();
-            self.status.metrics.waiting.set(waiting.clients.len() as i64);
-            drop(waiting);
-            if let Some(client) = client {
-                self.status.metrics.refuse(RefuseReason::LinkDown);
-                tracing::debug!(upstream = self.name, waited = ?wait, "client refused: no link");
-                client.socket.refuse();
-            }
+        let (late, next) = self.waiting().take_late(now, wait);
+        for client in late {
+            tracing::debug!(upstream = self.name, ?wait, "client refused: no link");
+            self.refuse(client);
         }
+        next
     }
 
     /// The upstream goes: nobody waits any more, nobody is let in.
     pub fn close(&self) {
-        let clients = {
-            let mut waiting = self.waiting();
-            waiting.closed = true;
-            std::mem::take(&mut waiting.clients)
-        };
-        self.status.metrics.waiting.set(0);
-        for client in clients {
-            self.status.metrics.refuse(RefuseReason::LinkDown);
-            client.socket.refuse();
-        }
+        let clients = self.waiting().close();
+        clients.into_iter().for_each(|client| self.refuse(client));
+    }
+
+    fn refuse(&self, client: Client) {
+        self.status.metrics.refuse(RefuseReason::LinkDown);
+        client.socket.refuse();
     }
 
     /// Clients accepted and not yet gone.
@@ -346,11 +315,6 @@ impl Hub {
     }
 }
 
-fn endpoint_metrics(process: &Status, settings: &config::Upstream) -> Vec<(String, EndpointMetrics)> {
-    let metrics = |name: &str| process.metrics.endpoint(&settings.name, name);
-    settings.endpoints.iter().map(|endpoint| (endpoint.name.clone(), metrics(&endpoint.name))).collect()
-}
-
 impl Drop for Alive {
     fn drop(&mut self) {
         let hub = &self.hub;
@@ -361,7 +325,7 @@ impl Drop for Alive {
         });
         if links == 0 {
             alive.remove(&self.endpoint);
-            hub.with_endpoint(&self.endpoint, |metrics| metrics.up.set(0));
+            hub.endpoint_series.with(&self.endpoint, |metrics| metrics.up.set(0));
         }
         if alive.is_empty() {
             let reason = hub.last_trouble.load();

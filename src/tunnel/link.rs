@@ -376,6 +376,9 @@ impl LinkTask {
         if orders & order::MOVE != 0 {
             self.move_on(LossReason::Reload);
         }
+        if orders & order::ASK != 0 {
+            self.driver.ask_at_once();
+        }
         if orders & order::RETRY != 0 {
             self.step(Input::Retry);
         }

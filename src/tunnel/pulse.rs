@@ -101,6 +101,8 @@ pub struct Pulse {
     grace: Option<Instant>,
     /// The present round has had its grace for a late look.
     excused: bool,
+    /// A beat is due whatever the silence.
+    asked: bool,
 }
 
 impl Pulse {
@@ -120,6 +122,7 @@ impl Pulse {
             missed: 0,
             grace: None,
             excused: false,
+            asked: false,
         }
     }
 
@@ -195,6 +198,13 @@ impl Pulse {
         }
     }
 
+    /// A beat is wanted now: this machine was suspended, and its timers stood still with it. Beats that are out may have
+    /// died meanwhile: nobody is judged before this one has had its time.
+    pub fn ask_at_once(&mut self, now: Instant) {
+        self.asked = true;
+        self.grace = Some(now + self.beats.timeout);
+    }
+
     pub fn is_suspect(&self) -> bool {
         self.suspect
     }
@@ -215,6 +225,9 @@ impl Pulse {
 
     /// When to call [`tick`](Self::tick) next.
     pub fn next_deadline(&self) -> Instant {
+        if self.asked {
+            return self.last_heard;
+        }
         let due = match &self.unanswered {
             Some(beats) => self.after_grace(self.answer_due(beats).min(self.death(beats))),
             None => self.beat_due(),
@@ -232,6 +245,9 @@ impl Pulse {
         let deadline = self.next_deadline();
         if now < deadline {
             return Verdict::Quiet;
+        }
+        if std::mem::take(&mut self.asked) {
+            return Verdict::Beat;
         }
         let stalled = self.stall().is_some_and(|stall| now >= stall);
         if self.unanswered.is_none() && !stalled {

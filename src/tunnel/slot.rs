@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::hub::Hub;
 use crate::listener::client::Socket;
+use crate::listener::waiting::Waits;
 use crate::net::descriptors::Held;
 
 /// Orders to a link, as bits.
@@ -21,6 +22,8 @@ pub mod order {
     pub const DRAIN: u8 = 4;
     /// Reset every stream.
     pub const CUT: u8 = 8;
+    /// Beat at once: this machine was suspended.
+    pub const ASK: u8 = 16;
 }
 
 /// A local client that no link carries yet.
@@ -35,6 +38,12 @@ pub struct Client {
     /// Gateways passed before this one.
     pub hops: u8,
     pub place: Place,
+}
+
+impl Waits for Client {
+    fn accepted(&self) -> Instant {
+        self.accepted
+    }
 }
 
 /// One of `limits.connections`, and a descriptor.

@@ -45,6 +45,10 @@ impl Wing for Direct {
         Direct::retry(self);
     }
 
+    fn woken(&self) {
+        Direct::woken(self);
+    }
+
     fn clients(&self) -> usize {
         self.pool.clients()
     }

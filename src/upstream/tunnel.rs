@@ -124,6 +124,10 @@ impl Wing for Tunnel {
         self.hub.retry();
     }
 
+    fn woken(&self) {
+        self.hub.tell_all(order::RETRY | order::ASK);
+    }
+
     fn clients(&self) -> usize {
         self.hub.clients()
     }

@@ -46,7 +46,7 @@ pub fn user() -> u32 {
 }
 
 /// The Debian package that brings each program the tests start.
-const PACKAGES: [(&str, &str); 11] = [
+const PACKAGES: [(&str, &str); 14] = [
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
     ("redis-benchmark", "redis-tools"),
@@ -58,6 +58,9 @@ const PACKAGES: [(&str, &str); 11] = [
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
     ("setpriv", "util-linux"),
+    ("unshare", "util-linux"),
+    ("prlimit", "util-linux"),
+    ("socat", "socat"),
 ];
 
 /// The path of a program. Debian keeps those of PostgreSQL out of `PATH`, by version. One that is missing fails the test
@@ -203,9 +206,19 @@ impl Program {
     /// As [`start`](Self::start), with its configuration in a directory that holds other files already.
     pub fn start_in(directory: TempDir, upstreams: &str) -> Self {
         std::fs::write(directory.path().join("config.toml"), whole(upstreams)).expect("a configuration");
+        Self::start_wrapped(directory, &[])
+    }
+
+    /// Runs the configuration that is in `directory` already, by the command `wrapper`, which runs what follows it.
+    pub fn start_wrapped(directory: TempDir, wrapper: &[String]) -> Self {
         let mut command = Command::new(program("setpriv"));
-        command.args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_everlink")]);
+        command.args(["--pdeathsig", "KILL", "--"]).args(wrapper).arg(env!("CARGO_BIN_EXE_everlink"));
         command.arg("run").arg("--config").arg(directory.path().join("config.toml"));
+        Self::start_as(directory, command)
+    }
+
+    /// By a command of the test's own, which must become everlink. Its files are in `directory`.
+    pub fn start_as(directory: TempDir, mut command: Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -356,7 +369,8 @@ impl Drop for Program {
     }
 }
 
-fn whole(upstreams: &str) -> String {
+/// The whole configuration of a [`Program`].
+pub fn whole(upstreams: &str) -> String {
     format!("[http]\nlisten = \"127.0.0.1:0\"\n[drain]\ntimeout = \"5s\"\nquiet = \"100ms\"\n{upstreams}")
 }
 

@@ -356,7 +356,7 @@ config.toml: 4 errors"#,
 }
 
 #[test]
-fn a_gateway_that_would_dial_itself() {
+fn fault_66_a_gateway_that_would_dial_itself() {
     same(
         &told(gateway("", "a = \"127.0.0.1:7443\"")),
         r#"

@@ -160,6 +160,14 @@ impl Namespace {
         run(self.command("tc").args(arguments), "iproute2");
     }
 
+    /// How often the wire's queue, as set by [`tc`](Self::tc), has held packets back.
+    pub fn held_by_queue(&self) -> u64 {
+        let output = self.command("tc").args(["-s", "qdisc", "show", "dev", WIRE]).output().expect("tc (iproute2)");
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        let held = told.split("overlimits ").nth(1).and_then(|rest| rest.split(' ').next());
+        held.and_then(|held| held.parse().ok()).unwrap_or_else(|| panic!("no count in {told}"))
+    }
+
     /// Answers what arrives and matches with a reset, as a firewall or a load balancer without a memory would.
     pub fn reset(&self, matches: &str) -> Fault<'_> {
         self.meddle(matches, "reject with tcp reset")
@@ -182,6 +190,17 @@ impl Namespace {
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "`{script}` (package nftables): {told}");
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// One of the kernel's counters for all connections inside, as /proc/net/snmp and netstat have them: `Tcp`, `InCsumErrors`.
+    pub fn counter(&self, group: &str, name: &str) -> u64 {
+        let read = |file| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).expect("readable");
+        let text = self.run(|| read("snmp") + &read("netstat"));
+        let group = format!("{group}: ");
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(&group));
+        let (names, values) = lines.next().zip(lines.next()).unwrap_or_else(|| panic!("no {group}"));
+        let found = names.split(' ').zip(values.split(' ')).find(|(one, _)| *one == name);
+        found.and_then(|(_, value)| value.parse().ok()).unwrap_or_else(|| panic!("no {group}{name}"))
     }
 
     /// Files that stand in for those of /etc, for programs started by [`command`](Self::command).

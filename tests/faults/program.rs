@@ -30,6 +30,16 @@ pub struct Program<'n> {
 /// One scrape.
 pub struct Figures(HashMap<String, f64>);
 
+/// What a process holds of the host: descriptors, without pipes, and memory in KiB.
+#[derive(Debug, Clone, Copy)]
+pub struct Held {
+    pub descriptors: usize,
+    pub memory: u64,
+}
+
+/// KiB that allocators may keep for the next time. A single session may hold 80 MiB: 16 to send again, 64 of windows.
+const MEMORY_LEFT: u64 = 48 << 10;
+
 impl Process {
     pub fn new(child: Child) -> Self {
         Self(child)
@@ -69,6 +79,13 @@ impl Process {
         let directory = std::fs::read_dir(format!("/proc/{}/fd", self.0.id())).expect("a living process");
         let kinds = directory.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
         kinds.filter(|kind| !kind.to_string_lossy().starts_with("pipe:")).count()
+    }
+
+    /// Memory that is not swapped, in KiB.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).expect("a living process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("told");
+        line.split_whitespace().next().and_then(|kib| kib.parse().ok()).expect("a number")
     }
 
     /// All open descriptors.
@@ -169,15 +186,24 @@ impl<'n> Program<'n> {
         self.until(&format!("{links} links up after {reconnects} reconnects"), back)
     }
 
-    /// Waits for as many descriptors as there were before.
-    pub fn until_baseline(&self, descriptors: usize) {
+    /// What it holds of the host; the connection of the scrapes is part of that.
+    pub fn held(&self) -> Held {
+        self.figures();
+        Held { descriptors: self.process.descriptors(), memory: self.process.memory() }
+    }
+
+    /// Waits for as many descriptors as there were before, and holds that there is not much more memory.
+    pub fn until_baseline(&self, before: Held) {
         let mut last = 0;
         let same = || {
+            self.figures();
             last = self.process.descriptors();
-            last <= descriptors
+            last <= before.descriptors
         };
-        until(&format!("back to {descriptors} descriptors"), PATIENCE, same);
-        assert_eq!(last, descriptors);
+        until(&format!("back to {before:?}"), PATIENCE, same);
+        assert_eq!(last, before.descriptors);
+        let memory = self.process.memory();
+        assert!(memory <= before.memory + MEMORY_LEFT, "memory, KiB: {} and then {memory}", before.memory);
     }
 }
 

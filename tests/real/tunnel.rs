@@ -52,6 +52,17 @@ pub(super) fn gateway<'n>(place: &'n Namespace, authority: &Authority, more: &st
 
 /// A sidecar with the upstream `site`.
 pub(super) fn sidecar<'n>(place: &'n Namespace, authority: &Authority, endpoint: &str, more: &str) -> Program<'n> {
+    sidecar_with(place, authority, endpoint, more, "")
+}
+
+/// One with further forwards.
+pub(super) fn sidecar_with<'n>(
+    place: &'n Namespace,
+    authority: &Authority,
+    endpoint: &str,
+    more: &str,
+    forwards: &str,
+) -> Program<'n> {
     let path = |file| authority.path(file).display().to_string();
     let quick = "retry = { initial = \"100ms\", max = \"1s\", stable_after = \"1s\", connect_timeout = \"2s\" }\n";
     let retry = if more.contains("retry") { "" } else { quick };
@@ -60,7 +71,7 @@ pub(super) fn sidecar<'n>(place: &'n Namespace, authority: &Authority, endpoint:
         &format!(
             "[upstreams.site]\nmode = \"tunnel\"\nendpoints = [\"{endpoint}\"]\n\
              {retry}tls = {{ ca_file = \"{}\", cert_file = \"{}\", key_file = \"{}\", server_name = \"gateway.test\" }}\n\
-             {more}[[upstreams.site.forwards]]\nlisten = \"{DOOR}\"\nservice = \"server\"\n",
+             {more}[[upstreams.site.forwards]]\nlisten = \"{DOOR}\"\nservice = \"server\"\n{forwards}",
             path("ca.pem"),
             path("sidecar.pem"),
             path("sidecar.key")

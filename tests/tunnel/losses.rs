@@ -5,13 +5,13 @@ use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use super::relay::{How, Limit, Way};
-use super::road::{Plan, QUICK, Road, Trust};
+use super::road::{Held, Plan, QUICK, Road, Trust};
 use super::traffic::{Pace, Talk, check, fill};
 use crate::common::program::wait_until;
 use crate::common::server::Server;
 
 /// With the road and traffic on it: both ends have no more than they had, in descriptors and in sessions.
-fn in_the_end(road: &Road, before: [usize; 2]) {
+fn in_the_end(road: &Road, before: Held) {
     road.until_baseline(before);
     assert_eq!(road.at_gateway().sessions.len(), 1, "one session all the time");
     assert_eq!(road.gateway().metric("everlink_gateway_sessions"), 1.0);
@@ -31,7 +31,7 @@ fn talks_on(road: &Road) -> Vec<Talk> {
 
 fn cut_again_and_again(trust: Trust, how: How, reason: &str) {
     let road = Plan { trust, ..Plan::default() }.build();
-    let (before, session) = (road.descriptors(), road.session());
+    let (before, session) = (road.held(), road.session());
     let talks = talks_on(&road);
     for round in 1..=8 {
         assert_eq!(road.relay.cut(how), 1);
@@ -70,7 +70,7 @@ fn fault_09_an_end_in_plain_text_is_a_loss_too() {
 #[test]
 fn fault_08_a_reset_every_200_ms_under_load_loses_nothing_and_bytes_still_move() {
     let road = Road::new();
-    let before = road.descriptors();
+    let before = road.held();
     let talks = talks_on(&road);
     let memory = || [super::road::memory(road.sidecar.id()), super::road::memory(road.gateway().id())];
     let (at_first, until) = (talks[0].moved(), Instant::now() + Duration::from_secs(8));
@@ -101,7 +101,7 @@ fn fault_08_a_reset_every_200_ms_under_load_loses_nothing_and_bytes_still_move()
 #[test]
 fn fault_44_a_flow_that_is_forgotten_is_given_up_within_the_budget() {
     let road = Road::new();
-    let before = road.descriptors();
+    let before = road.held();
     let talks = talks_on(&road);
     for round in 1..=4 {
         let forgotten = Instant::now();
@@ -113,6 +113,7 @@ fn fault_44_a_flow_that_is_forgotten_is_given_up_within_the_budget() {
         println!("bytes moved again after {took:?}");
     }
     assert_eq!(road.lost("heartbeat"), 4.0);
+    assert!(road.relay.held() > 0, "something did not pass");
     talks.into_iter().for_each(|talk| assert!(talk.finish() > 0));
     // The old connections still stand at the relay, and nowhere else.
     in_the_end(&road, before);
@@ -120,7 +121,7 @@ fn fault_44_a_flow_that_is_forgotten_is_given_up_within_the_budget() {
 
 fn one_direction_stops(way: Way) {
     let road = Road::new();
-    let before = road.descriptors();
+    let before = road.held();
     let talks = talks_on(&road);
     let at_first = Instant::now();
     road.relay.stall(way);
@@ -131,6 +132,7 @@ fn one_direction_stops(way: Way) {
     assert!(noticed < Duration::from_secs(3), "noticed after {noticed:?}, the budget is 1.4 s");
     // Dials come through the relay's door and no further.
     wait_until("urgent dials", || road.relay.accepted() >= 4);
+    assert!(road.relay.held() > 0, "something did not pass");
     assert_eq!(road.resumes("resumed"), 0.0);
     road.relay.go_on();
     let healed = Instant::now();
@@ -154,21 +156,26 @@ fn fault_12_what_the_gateway_says_is_lost_for_a_while() {
 #[test]
 fn fault_22_slices_of_one_byte_are_put_together_again() {
     let road = Road::new();
-    let before = road.descriptors();
+    let before = road.held();
     road.relay.slice(1, Duration::ZERO);
     assert_eq!(road.relay.cut(How::Reset), 1);
     wait_until("resumed", || road.resumes("resumed") == 1.0);
+    let passed = || road.relay.moved(Way::Up) + road.relay.moved(Way::Down);
+    let (bytes, pieces) = (passed(), road.relay.pieces());
     let talks = [Pace::CHAT, Pace::CHAT].map(|pace| Talk::start(road.listener("echo"), pace));
     talks.iter().for_each(|talk| talk.until_moved(20_000));
     talks.into_iter().for_each(|talk| assert!(talk.finish() > 0));
     assert_eq!(road.losses(), 1.0, "and none but the one of ours");
+    let (bytes, pieces) = (passed() - bytes, road.relay.pieces() - pieces);
+    // Between two looks a byte may pass.
+    assert!(bytes > 40_000 && pieces + 100 >= bytes, "{bytes} bytes in {pieces} pieces");
     in_the_end(&road, before);
 }
 
 #[test]
 fn a_long_way_delays_and_loses_nothing() {
     let road = Road::new();
-    let before = road.descriptors();
+    let before = road.held();
     road.relay.slice(0, Duration::from_millis(40));
     let talks = talks_on(&road);
     for round in 1..=3 {
@@ -192,7 +199,7 @@ fn cut_at_every_offset(trust: Trust, offsets: &[u64]) {
     let road = Plan { trust, sidecar: &more, gateway: "resume.deadline = \"5m\"\n", ..Plan::default() }.build();
     wait_until("all links up", || road.at_gateway().sessions.len() == LINKS);
     road.until_up();
-    let before = road.descriptors();
+    let before = road.held();
     // Long pieces, so that a cut finds frames to send again.
     let pace = Pace { piece: 2000, pause: Duration::from_millis(10) };
     let talks: Vec<_> = (0..LINKS).map(|_| Talk::start(road.listener("echo"), pace)).collect();
@@ -207,7 +214,7 @@ fn cut_at_every_offset(trust: Trust, offsets: &[u64]) {
     let limits: Vec<_> =
         [Way::Up, Way::Down].iter().flat_map(|way| offsets.iter().map(move |at| Limit(*way, *at, how(at)))).collect();
     let due = limits.len();
-    road.relay.limit(limits);
+    road.relay.limit(limits.clone());
     assert_eq!(road.relay.cut(How::Reset), LINKS);
     let began = Instant::now();
     crate::common::program::wait_within(Duration::from_secs(120), "every cut was met", || {
@@ -218,6 +225,10 @@ fn cut_at_every_offset(trust: Trust, offsets: &[u64]) {
     road.until_up();
     println!("{} cuts in {:?}, {} resumes", road.relay.cuts(), began.elapsed(), road.resumes("resumed"));
     assert!(road.relay.cuts() as usize >= due * 9 / 10, "{} of {due} cuts", road.relay.cuts());
+    // At the very byte, each. The last ones may have come to a connection that says nothing more.
+    let met = road.relay.met();
+    assert!(met.len() >= due * 9 / 10 && met.iter().all(|cut| limits.contains(cut)), "{} of {due} offsets", met.len());
+    assert!(road.losses() >= LINKS as f64, "{} losses", road.losses());
     talks.iter().for_each(|talk| talk.until_moved(5000));
     talks.into_iter().for_each(|talk| assert!(talk.finish() > 0));
     assert_eq!(sessions(&road), at_first, "every session has come through");
@@ -250,13 +261,15 @@ fn fault_24_fault_25_cut_at_offsets_of_the_tls_handshake_and_records() {
 #[test]
 fn fault_25_a_resume_that_dies_twenty_times_never_goes_back() {
     let road = Plan { trust: Trust::certificates(), ..Plan::default() }.build();
-    let (before, session) = (road.descriptors(), road.session());
+    let (before, session) = (road.held(), road.session());
     let talks = talks_on(&road);
     // After the handshake, in what is sent again.
     let limits = (0..20).map(|n| Limit(if n % 2 == 0 { Way::Up } else { Way::Down }, 3000 + 97 * n, How::Reset));
     road.relay.limit(limits);
     assert_eq!(road.relay.cut(How::Reset), 1);
     wait_until("twenty have died", || road.relay.limits_left() == 0 && road.relay.cuts() == 21);
+    let offsets: Vec<_> = road.relay.met().iter().map(|cut| cut.1).collect();
+    assert_eq!(offsets, (0..20).map(|n| 3000 + 97 * n).collect::<Vec<_>>(), "each at its byte");
     talks.iter().for_each(|talk| talk.until_moved(1000));
     let epoch = road.at_gateway().sessions[0].session.epoch;
     assert!(epoch >= 2 && road.session() == session, "epoch {epoch}");
@@ -268,7 +281,7 @@ fn fault_25_a_resume_that_dies_twenty_times_never_goes_back() {
 #[test]
 fn fault_26_of_two_connections_the_newest_holds_and_the_older_is_fenced() {
     let road = Road::new();
-    let before = road.descriptors();
+    let before = road.held();
     let talks = talks_on(&road);
     assert_eq!(road.relay.forget(), 1);
     wait_until("a second connection holds", || road.resumes("resumed") == 1.0);
@@ -297,7 +310,7 @@ fn fault_32_both_ends_of_a_stream_cross_a_loss() {
         stream.write_all(&answer)
     });
     let road = Plan { services: &[("library", service.address)], ..Plan::default() }.build();
-    let before = road.descriptors();
+    let before = road.held();
     for round in 0..6_u64 {
         let mut client = road.connect("library");
         let mut request = vec![0; 300_000];

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use super::relay::{How, Way};
-use super::road::{Plan, QUICK, Road, Trust, connect_to, listener, sidecar, talks};
+use super::road::{Plan, QUICK, Road, Trust, connect_to, descriptors, listener, sidecar, talks};
 use super::traffic::{Pace, Talk};
 use crate::common::program::{Program, free_port, send, wait_until};
 use crate::common::server::{Server, echo};
@@ -30,7 +30,7 @@ fn two_talks(road: &Road) -> [Talk; 2] {
 #[test]
 fn fault_55_a_renewed_certificate_is_a_planned_move_that_no_stream_notices() {
     let road = under_tls().build();
-    let (before, session) = (road.descriptors(), road.session());
+    let (before, session) = (road.held(), road.session());
     let talks = two_talks(&road);
     for round in 1..=3 {
         let epoch = road.at_gateway().sessions[0].session.epoch;
@@ -62,6 +62,7 @@ fn certificate_end(gateway: &Program) -> f64 {
 #[test]
 fn fault_55_a_half_written_pair_is_not_used_and_the_old_one_is_kept() {
     let road = under_tls().build();
+    let before = road.held();
     let talks = two_talks(&road);
     let other = road.trust.authority().issue(&["localhost", "127.0.0.1"]);
     road.trust.authority().put("server.key", &other.key);
@@ -70,6 +71,7 @@ fn fault_55_a_half_written_pair_is_not_used_and_the_old_one_is_kept() {
     wait_until("resumed with the old pair", || road.resumes("resumed") == 1.0);
     talks.iter().for_each(|talk| talk.until_moved(3000));
     talks.into_iter().for_each(|talk| assert!(talk.finish() > 0));
+    road.until_baseline(before);
 }
 
 #[test]
@@ -82,6 +84,7 @@ fn fault_55_an_expired_certificate_is_refused_and_a_fresh_one_finds_its_session_
     };
     trust.put("sidecar-a", &trust.authority().issue_with(&["sidecar-a"], soon(4)));
     let road = Plan { trust, ..Plan::default() }.build();
+    let before = road.held();
     let (session, talk) = (road.session(), Talk::start(road.listener("echo"), Pace::CHAT));
     talk.until_moved(1000);
     std::thread::sleep(Duration::from_secs(5));
@@ -97,11 +100,13 @@ fn fault_55_an_expired_certificate_is_refused_and_a_fresh_one_finds_its_session_
     talk.until_moved(1000);
     assert_eq!(road.session(), session);
     talk.finish();
+    road.until_baseline(before);
 }
 
 #[test]
 fn fault_56_a_dialer_whose_ca_is_not_trusted_any_more_is_refused_at_its_next_handshake() {
     let road = under_tls().build();
+    let before = road.held();
     let talk = Talk::start(road.listener("echo"), Pace::CHAT);
     talk.until_moved(1000);
     // One file is the gateway's CA for clients and the sidecar's for the gateway: the sidecar then trusts nobody, either.
@@ -115,6 +120,7 @@ fn fault_56_a_dialer_whose_ca_is_not_trusted_any_more_is_refused_at_its_next_han
     talk.until_moved(1000);
     assert_eq!(road.losses(), 0.0);
     talk.finish();
+    road.until_baseline(before);
 }
 
 #[test]
@@ -149,6 +155,7 @@ fn another_token_is_denied_and_the_right_one_goes_on_with_the_session() {
 #[test]
 fn fault_65_versions_that_do_not_meet_are_one_clear_error() {
     let road = Road::new();
+    let before = road.held();
     let talk = Talk::start(road.listener("echo"), Pace::CHAT);
     talk.until_moved(1000);
     road.relay.rewrite(|way, offset, bytes| {
@@ -172,6 +179,7 @@ fn fault_65_versions_that_do_not_meet_are_one_clear_error() {
     talk.until_moved(1000);
     talk.finish();
     println!("{} dials meanwhile", road.relay.accepted() - accepted);
+    road.until_baseline(before);
 }
 
 #[test]
@@ -179,6 +187,7 @@ fn fault_54_retuning_the_heartbeat_touches_no_connection_and_the_gateway_follows
     // A budget of a minute, and more.
     let slow = QUICK.replace("500ms\", timeout = \"300ms\"", "30s\", timeout = \"20s\"");
     let mut road = Plan { sidecar: &slow, ..Plan::default() }.build();
+    let before = road.held();
     let talks = two_talks(&road);
     let accepted = road.relay.accepted();
     road.edit_sidecar(QUICK, &["echo"]);
@@ -195,6 +204,7 @@ fn fault_54_retuning_the_heartbeat_touches_no_connection_and_the_gateway_follows
     send("CONT", road.sidecar.id());
     assert!(stopped.elapsed() < Duration::from_secs(4), "{:?}", stopped.elapsed());
     road.until_up();
+    road.until_baseline(before);
 }
 
 #[test]
@@ -208,6 +218,7 @@ fn fault_54_more_forwards_and_more_services_touch_nothing_else() {
     let address = road.echo.address;
     road.edit_gateway("", &[("echo", address), ("old", address)]);
     wait_until("the service is there", || road.at_gateway().services.len() == 2);
+    let before = road.held();
     let [door, beside] = [old, new].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
     let talks_on = [Pace::BULK, Pace::CHAT].map(|pace| Talk::start(door, pace));
     let accepted = road.relay.accepted();
@@ -243,7 +254,7 @@ fn fault_54_more_forwards_and_more_services_touch_nothing_else() {
     unnoticed(&road, &talks_on);
     assert_eq!(road.relay.accepted(), accepted);
     talks_on.into_iter().for_each(|talk| assert!(talk.finish() > 0));
-    road.until_idle();
+    road.until_baseline(before);
 }
 
 /// One door leads elsewhere from now on: for new clients only.
@@ -256,6 +267,7 @@ fn fault_54_a_forward_that_leads_to_another_service_does_so_for_new_clients() {
     };
     let one = forward("echo");
     let mut road = Plan { services: &[("another", another.address)], sidecar: &one, ..Plan::default() }.build();
+    let before = road.held();
     let mut old = connect_to(door);
     talks(&mut old, b"to the first");
     assert_eq!((road.echo.connections(), another.connections()), (1, 0));
@@ -268,11 +280,14 @@ fn fault_54_a_forward_that_leads_to_another_service_does_so_for_new_clients() {
     talks(&mut old, b"still at the first");
     assert_eq!(road.echo.connections(), first);
     assert_eq!(road.losses(), 0.0);
+    drop(old);
+    road.until_baseline(before);
 }
 
 #[test]
 fn fault_53_an_upstream_that_is_removed_ends_with_its_clients_and_its_session_with_it() {
     let road = Road::new();
+    let before = road.held().descriptors[1];
     let (door, mut client) = (road.listener("echo"), road.connect("echo"));
     talks(&mut client, b"in");
     // Something else, for a configuration without any upstream is none.
@@ -283,5 +298,6 @@ fn fault_53_an_upstream_that_is_removed_ends_with_its_clients_and_its_session_wi
     drop(client);
     wait_until("the session is over", || road.gateway().metric("everlink_gateway_sessions") == 0.0);
     assert!(road.gateway().log().contains("\"done\""), "{}", road.gateway().log());
+    wait_until("descriptors", || descriptors(road.gateway().id()) < before);
     wait_until("its series are gone", || road.sidecar.metrics().with_label("upstream", "site").is_empty());
 }

@@ -34,7 +34,7 @@ pub enum How {
 }
 
 /// The connection is cut after so many bytes in this direction.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit(pub Way, pub u64, pub How);
 
 /// Changes bytes: their direction, the offset of the first in its connection, and themselves.
@@ -59,6 +59,9 @@ struct Shared {
     silenced: AtomicU64,
     cuts: AtomicU64,
     moved: [AtomicU64; 2],
+    held: AtomicU64,
+    pieces: AtomicU64,
+    offsets: Mutex<Vec<Limit>>,
 }
 
 /// One connection.
@@ -160,6 +163,36 @@ impl Relay {
             were == [false, false]
         });
         ways.count()
+    }
+
+    /// The connections of this moment, each by a number of its own.
+    pub fn connections(&self) -> Vec<u64> {
+        locked(&self.shared.live).keys().copied().collect()
+    }
+
+    /// This connection passes nothing any more in these directions, and nobody is told; or goes on. False: it is over.
+    pub fn clog(&self, connection: u64, ways: &[Way], clogged: bool) -> bool {
+        let Some(live) = locked(&self.shared.live).get(&connection).cloned() else { return false };
+        for way in ways {
+            live.stalled[*way as usize].store(clogged, Ordering::SeqCst);
+        }
+        live.changed.notify_waiters();
+        true
+    }
+
+    /// Pieces in which bytes were passed on so far, both ways.
+    pub fn pieces(&self) -> u64 {
+        self.shared.pieces.load(Ordering::SeqCst)
+    }
+
+    /// The limits that were met, each with the offset at which its connection really ended.
+    pub fn met(&self) -> Vec<Limit> {
+        locked(&self.shared.offsets).clone()
+    }
+
+    /// Bytes that came and were held by a clog, of all connections.
+    pub fn held(&self) -> u64 {
+        self.shared.held.load(Ordering::SeqCst)
     }
 
     /// From now on new connections are reset as soon as they are there, or no more.
@@ -300,7 +333,7 @@ impl Pump<'_> {
                 return Ok(());
             }
             let mut count = self.from.read(&mut buffer).await?;
-            self.until_it_may_pass().await;
+            self.until_it_may_pass(count).await;
             if count == 0 {
                 return self.to.shutdown().await;
             }
@@ -318,6 +351,7 @@ impl Pump<'_> {
                     tokio::time::sleep(Duration::from_millis(delay)).await;
                 }
                 self.to.write_all(piece).await?;
+                self.shared.pieces.fetch_add(1, Ordering::SeqCst);
                 self.shared.moved[self.way as usize].fetch_add(piece.len() as u64, Ordering::SeqCst);
             }
             offset += count as u64;
@@ -326,6 +360,7 @@ impl Pump<'_> {
 
     fn cut_if_due(&mut self, offset: u64) -> bool {
         let Some(Limit(_, _, how)) = self.limit.filter(|limit| offset >= limit.1) else { return false };
+        locked(&self.shared.offsets).push(Limit(self.way, offset, how));
         if how == How::Silence {
             self.limit = None;
             self.shared.silenced.fetch_add(1, Ordering::SeqCst);
@@ -336,7 +371,8 @@ impl Pump<'_> {
         true
     }
 
-    async fn until_it_may_pass(&self) {
+    async fn until_it_may_pass(&self, bytes: usize) {
+        let mut told = false;
         loop {
             let changed = self.live.changed.notified();
             tokio::pin!(changed);
@@ -345,6 +381,9 @@ impl Pump<'_> {
                 && !self.shared.stalled[self.way as usize].load(Ordering::SeqCst)
             {
                 return;
+            }
+            if !std::mem::replace(&mut told, true) {
+                self.shared.held.fetch_add(bytes as u64, Ordering::SeqCst);
             }
             changed.await;
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use everlink::http::report::GatewayReport;
 
 use super::relay::Relay;
-use crate::common::program::{Program, directory, free_port, wait_until};
+use crate::common::program::{Program, directory, free_port, wait_until, whole};
 use crate::common::server::{Server, echo};
 use crate::tls::{Authority, Pair};
 
@@ -18,6 +18,9 @@ pub const QUICK: &str = "heartbeat = { interval = \"500ms\", timeout = \"300ms\"
 
 /// Bytes of beats and the like that may be on their way at any moment.
 const LEFT: f64 = 200.0;
+
+/// KiB that allocators may keep for the next time. A single session may hold 80 MiB: 16 to send again, 64 of windows.
+const MEMORY_LEFT: u64 = 48 << 10;
 
 /// How the two ends know each other.
 pub enum Trust {
@@ -140,6 +143,7 @@ pub struct Road {
     services: Vec<(String, SocketAddr)>,
     of_gateway: String,
     of_sidecar: String,
+    wrapper: Vec<String>,
 }
 
 /// What makes a road differ from the usual one.
@@ -150,11 +154,13 @@ pub struct Plan<'a> {
     /// Further lines of the upstream and of `[gateway]`.
     pub sidecar: &'a str,
     pub gateway: &'a str,
+    /// Commands that run the sidecar, and the gateway; none if empty.
+    pub wrappers: [&'a [String]; 2],
 }
 
 impl Default for Plan<'_> {
     fn default() -> Self {
-        Self { trust: Trust::token(), services: &[], sidecar: QUICK, gateway: "" }
+        Self { trust: Trust::token(), services: &[], sidecar: QUICK, gateway: "", wrappers: [&[]; 2] }
     }
 }
 
@@ -168,10 +174,11 @@ impl Plan<'_> {
             .chain(self.services)
             .map(|(name, address)| ((*name).to_owned(), *address))
             .collect();
-        let gateway = start_gateway(&self.trust, port, &services, self.gateway);
+        let gateway = start_gateway(&self.trust, port, &services, self.gateway, self.wrappers[1]);
         let relay = Relay::start(&[SocketAddr::from(([127, 0, 0, 1], port))]);
         let names: Vec<_> = services.iter().map(|(name, _)| name.as_str()).collect();
-        let sidecar = Program::start(&sidecar(&self.trust, &[relay.address], &names, self.sidecar));
+        let sidecar = sidecar(&self.trust, &[relay.address], &names, self.sidecar);
+        let sidecar = start(&sidecar, self.wrappers[0]);
         let road = Road {
             sidecar,
             gateway: Some(gateway),
@@ -182,15 +189,28 @@ impl Plan<'_> {
             services,
             of_gateway: self.gateway.to_owned(),
             of_sidecar: self.sidecar.to_owned(),
+            wrapper: self.wrappers[1].to_vec(),
         };
         road.until_up();
         road
     }
 }
 
-fn start_gateway(trust: &Trust, port: u16, services: &[(String, SocketAddr)], more: &str) -> Program {
+fn start(config: &str, wrapper: &[String]) -> Program {
+    let place = directory();
+    std::fs::write(place.path().join("config.toml"), whole(config)).expect("a configuration");
+    Program::start_wrapped(place, wrapper)
+}
+
+fn start_gateway(
+    trust: &Trust,
+    port: u16,
+    services: &[(String, SocketAddr)],
+    more: &str,
+    wrapper: &[String],
+) -> Program {
     let services: Vec<_> = services.iter().map(|(name, address)| (name.as_str(), *address)).collect();
-    Program::start(&gateway(trust, "gw-1", port, &services, more))
+    start(&gateway(trust, "gw-1", port, &services, more), wrapper)
 }
 
 impl Road {
@@ -209,7 +229,7 @@ impl Road {
 
     /// Another one at the same address.
     pub fn start_gateway(&mut self) {
-        self.gateway = Some(start_gateway(&self.trust, self.port, &self.services, &self.of_gateway));
+        self.gateway = Some(start_gateway(&self.trust, self.port, &self.services, &self.of_gateway, &self.wrapper));
     }
 
     /// Edits the sidecar: further lines instead of those it had, and forwards for these services.
@@ -299,9 +319,10 @@ impl Road {
         });
     }
 
-    /// Of both ends, once those of the last questions to them are closed.
-    pub fn descriptors(&self) -> [usize; 2] {
-        let count = || [descriptors(self.sidecar.id()), descriptors(self.gateway().id())];
+    /// What both ends hold, once the connections of the last questions to them are closed.
+    pub fn held(&self) -> Held {
+        let ends = [self.sidecar.id(), self.gateway().id()];
+        let count = || ends.map(descriptors);
         let (mut least, mut same) = (count(), 0);
         while same < 10 {
             std::thread::sleep(Duration::from_millis(10));
@@ -309,17 +330,29 @@ impl Road {
             same = if now == least { same + 1 } else { 0 };
             least = now;
         }
-        least
+        Held { descriptors: least, memory: ends.map(memory) }
     }
 
-    /// Everything is as it was when `descriptors` were counted.
-    pub fn until_baseline(&self, before: [usize; 2]) {
+    /// Everything is as it was when this was held: no client, no stream, no byte to be acknowledged, and no more descriptors
+    /// and memory.
+    pub fn until_baseline(&self, before: Held) {
         self.until_idle();
-        wait_until(&format!("no more than {before:?} descriptors"), || {
-            let now = [descriptors(self.sidecar.id()), descriptors(self.gateway().id())];
-            now.iter().zip(before).all(|(now, before)| *now <= before)
+        let ends = [self.sidecar.id(), self.gateway().id()];
+        wait_until(&format!("no more than {:?} descriptors", before.descriptors), || {
+            ends.map(descriptors).iter().zip(before.descriptors).all(|(now, before)| *now <= before)
         });
+        let now = ends.map(memory);
+        let gives_back = now.iter().zip(before.memory).all(|(now, before)| *now <= before + MEMORY_LEFT);
+        assert!(gives_back, "memory, KiB: {:?} and then {now:?}", before.memory);
     }
+}
+
+/// What the sidecar and the gateway hold of the host.
+#[derive(Debug, Clone, Copy)]
+pub struct Held {
+    pub descriptors: [usize; 2],
+    /// KiB.
+    pub memory: [u64; 2],
 }
 
 /// Where clients of a service connect: its forward's first listener.

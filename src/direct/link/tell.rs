@@ -33,7 +33,7 @@ impl LinkTask {
             let metrics = &self.pool.status.metrics;
             metrics.lose(reason);
             metrics.changed();
-            self.pool.with_endpoint_metrics(&connection.opened.endpoint, |metrics| metrics.losses.inc());
+            self.pool.endpoint_series.with(&connection.opened.endpoint.name, |metrics| metrics.losses.inc());
             let lived = now.saturating_duration_since(connection.opened.at);
             metrics.lifetime.observe(lived.as_secs_f64());
             if reason == LossReason::Heartbeat {

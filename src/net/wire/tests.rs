@@ -333,7 +333,7 @@ async fn a_large_record_that_lacks_a_byte_and_those_behind_it_come_out_whole() {
 }
 
 #[tokio::test]
-async fn fault_9_an_end_within_a_record_gives_nothing_of_it() {
+async fn fault_09_an_end_within_a_record_gives_nothing_of_it() {
     let (mut near, mut far) = Place::new().tls().await;
     let mut record = Vec::new();
     let tls = near.tls.as_mut().unwrap();

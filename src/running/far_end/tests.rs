@@ -51,6 +51,10 @@ impl Gateway for Fake {
         Clients { open: 2, came: 5 }
     }
 
+    fn woken(&self) {
+        self.tell("woken");
+    }
+
     fn drain(&self) {
         self.tell("drain");
     }
@@ -186,6 +190,8 @@ fn a_gateway_that_goes_closes_its_sockets_first_and_its_streams_are_waited_for()
     assert_eq!(stage.fake.take_told(), ["serve", "remove"]);
     assert!(stage.fake.ports().is_empty() && TcpStream::connect(("127.0.0.1", port)).is_err());
     assert_eq!(stage.far_end.clients(), Clients { open: 2, came: 5 });
+    stage.far_end.woken();
+    assert_eq!(stage.fake.take_told(), ["woken"], "who stays is asked, too");
     assert_eq!(stage.far_end.stop(), 2);
     assert_eq!(stage.fake.take_told(), ["cut"], "it was removed before");
 }

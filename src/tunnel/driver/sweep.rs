@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::Driver;
+use super::place::Reading;
 use crate::link::watch::{self, Verdict};
 use crate::metrics::CloseReason;
-use crate::net::kernel::TcpInfo;
+use crate::net::kernel::{self, TcpInfo};
 use crate::net::socket::{self, Keepalive};
 use crate::session::ResetCode;
 
@@ -64,7 +65,8 @@ impl Driver {
         self.next_sweep = again.then_some(now + SWEEP);
     }
 
-    /// Bytes went to the stream's socket: from now on it is looked at once a `timeout`, until its peer's kernel has all of them.
+    /// Bytes went to the stream's socket, or it is read no further: from now on it is looked at once a `timeout`, until its
+    /// peer's kernel has all of them and it is read again.
     pub(super) fn stir(&mut self, stream: u32) {
         let Some(place) = self.session.get(stream) else { return };
         if !std::mem::replace(&mut place.stirred, true) {
@@ -75,22 +77,27 @@ impl Driver {
         }
     }
 
-    /// Ends the streams whose client or service is gone without a word: keepalive does not tell while bytes are in flight.
+    /// Ends the streams whose client or service is gone without a word: keepalive does not tell while bytes are in flight,
+    /// and a reset is not heard by who does not read.
     pub(super) fn look_at_sockets(&mut self, now: Instant) {
         let beats = self.settings.beats;
         let mut stirred = std::mem::take(&mut self.stirred);
         let mut gone = Vec::new();
         stirred.retain(|stream| {
             let Some(place) = self.session.get(*stream) else { return false };
+            let unread = matches!(place.reading, Reading::NoCredit | Reading::NoRoom);
+            if unread && place.stream.as_ref().is_some_and(|socket| kernel::has_failed(socket.raw_fd())) {
+                gone.push(*stream);
+            }
             place.stirred = match place.stream.as_ref().map(|socket| socket.tcp_info()) {
                 Some(Ok(info)) => {
                     let verdict = watch::judge(&info, place.stall.lasts(&info, now), &beats);
                     if verdict == Verdict::Dead {
                         gone.push(*stream);
                     }
-                    verdict == Verdict::InFlight
+                    unread || verdict == Verdict::InFlight
                 }
-                _ => false,
+                _ => unread,
             };
             place.stirred
         });

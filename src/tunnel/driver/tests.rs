@@ -279,6 +279,22 @@ async fn fault_34_a_client_who_vanishes_with_bytes_on_their_way_is_found_out() {
     road.end().await;
 }
 
+#[tokio::test]
+async fn fault_33_a_reset_is_passed_on_though_the_service_reads_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let road = Road::to(listener.local_addr().unwrap()).await;
+    let mut client = road.open().await;
+    let bytes = pattern(65_536, 3);
+    while let Ok(Ok(_)) = tokio::time::timeout(200 * MS, client.write(&bytes)).await {}
+    let (service, _) = listener.accept().await.unwrap();
+    crate::net::socket::reset_on_close(&client).unwrap();
+    drop(client);
+    let (near, far) = (road.near.clone(), road.far.clone());
+    until("both ends know", || near.closed.lock().unwrap().len() == 1 && far.closed.lock().unwrap().len() == 1).await;
+    drop(service);
+    road.end().await;
+}
+
 /// A near end whose peer never reads, and a client who goes on talking a little. Returns when it was given up.
 async fn given_up(mut near: Driver, mut client: TcpStream) -> Duration {
     let talk = tokio::spawn(async move {

@@ -202,7 +202,7 @@ impl LinkTask {
         metrics.lifetime.observe(lived.as_secs_f64());
         let endpoint = self.at.as_ref().map(|endpoint| endpoint.name.clone());
         if let Some(endpoint) = &endpoint {
-            self.hub.with_endpoint(endpoint, |metrics| metrics.losses.inc());
+            self.hub.endpoint_series.with(endpoint, |metrics| metrics.losses.inc());
         }
         let streams = self.driver.streams();
         tracing::warn!(
@@ -231,7 +231,7 @@ impl LinkTask {
             if planned.is_none() {
                 metrics.reconnects.inc();
                 if let Some(at) = &self.at {
-                    self.hub.with_endpoint(&at.name, |metrics| metrics.losses.inc());
+                    self.hub.endpoint_series.with(&at.name, |metrics| metrics.losses.inc());
                 }
             }
         }

@@ -418,3 +418,30 @@ proptest! {
         prop_assert!(took + settings.interval / 5 >= settings.budget(), "too early: {took:?}");
     }
 }
+
+#[test]
+fn fault_46_after_a_suspension_a_link_is_asked_at_once_and_judged_by_nothing_older() {
+    let (mut pulse, start) = pulse();
+    // Nothing was due for seconds, and none of them counts.
+    pulse.ask_at_once(start + SECOND);
+    assert!(pulse.next_deadline() <= start + SECOND);
+    assert_eq!(pulse.tick(start + SECOND, unknown), Verdict::Beat);
+    let echo = pulse.beat_sent(start + SECOND);
+    assert_eq!(pulse.tick(start + SECOND, unknown), Verdict::Quiet, "one is enough");
+    pulse.pong(start + SECOND + MS, echo);
+    pulse.heard(start + SECOND + MS);
+    assert_eq!((pulse.missed(), pulse.is_suspect()), (0, false));
+
+    // On the brink of death: what was out before may have died with the machine's sleep.
+    while pulse.missed() < 2 {
+        let now = pulse.next_deadline();
+        assert_ne!(pulse.tick(now, unknown), Verdict::Quiet);
+        pulse.beat_sent(now);
+    }
+    let woken = pulse.next_deadline() - MS;
+    pulse.ask_at_once(woken);
+    assert_eq!(pulse.tick(woken, unknown), Verdict::Beat);
+    pulse.beat_sent(woken);
+    assert_eq!(pulse.next_deadline(), woken + 3 * SECOND);
+    assert_eq!(pulse.tick(woken + 3 * SECOND, unknown), Verdict::Dead(Death::Silent));
+}

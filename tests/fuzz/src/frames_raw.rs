@@ -84,10 +84,8 @@ fn session(bytes: &[u8], slice: usize, dialer: bool, writes: bool) -> Result<(),
                         session.pass(stream, bytes.len());
                     }
                 }
-                Incoming::Fin { stream } => {
-                    if session.is_finished(stream) {
-                        session.release(stream);
-                    }
+                Incoming::Fin { stream } if session.is_finished(stream) => {
+                    session.release(stream);
                 }
                 _ => {}
             }

@@ -29,7 +29,7 @@ fn token() -> Token {
 
 fn read(bytes: &[u8]) -> usize {
     let hello = Received::parse(bytes);
-    one_cut(bytes, &hello, |bytes| Received::parse(bytes));
+    one_cut(bytes, &hello, Received::parse);
     if let Ok(Some((received, length))) = &hello {
         assert_eq!(received.bytes(), &bytes[..*length]);
         // Nobody proves by chance what only these two know.
@@ -42,7 +42,7 @@ fn read(bytes: &[u8]) -> usize {
         }
     }
     let answer = Answer::parse(bytes);
-    one_cut(bytes, &answer, |bytes| Answer::parse(bytes));
+    one_cut(bytes, &answer, Answer::parse);
     match &answer {
         Ok(Some((Answer::Welcome(received), _))) => {
             assert!(!received.is_proven(&secret(), &[3; 32], b"hello"));

@@ -127,7 +127,7 @@ fn check(mut answers: &[u8], asked: usize) -> usize {
             assert!(answers.len() >= length, "{} of {length} bytes: {head}", answers.len());
             answers = &answers[length..];
         }
-        let closes = lines.iter().any(|line| *line == ("Connection", "close"));
+        let closes = lines.contains(&("Connection", "close"));
         assert!(!closes || answers.is_empty(), "it goes on after {head}");
         made += end + 4 + length;
         count += 1;

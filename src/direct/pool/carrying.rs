@@ -1,0 +1,100 @@
+//! Connections in use: a client joined to a connection, until either ends.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::dials::{Opened, Tie};
+use super::{Client, Pool};
+use crate::config::{Beat, InUse};
+use crate::direct::carry::Carry;
+use crate::direct::carry_lines;
+use crate::direct::client::Place as ClientPlace;
+use crate::direct::line::LineMode;
+use crate::metrics::{CloseReason, Label, LinkState, LossReason, UpstreamMetrics};
+
+impl Pool {
+    /// Joins a client to a connection. Must be called on the runtime the connection belongs to.
+    pub fn carry(self: &Arc<Self>, client: Client, opened: Opened, banner: Vec<u8>) {
+        let Client { socket, accepted, mut place } = client;
+        // From here on the connection is there, and counts for itself.
+        place.descriptors.give_back(1);
+        let stream = match socket.into_stream() {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(upstream = self.name, %error, "client lost: its socket cannot be registered");
+                return;
+            }
+        };
+        let by_line = self.line_mode();
+        let registered = self.in_use.register(stream.tcp_fd(), opened.stream.tcp_fd(), opened.sustained);
+        if !self.looked_after.swap(true, Ordering::AcqRel) {
+            self.keeper.notify_one();
+        }
+        let Opened { stream: upstream, mut tie, .. } = opened;
+        tie.prove();
+        let metrics = &self.status.metrics;
+        metrics.wait.observe(accepted.elapsed().as_secs_f64());
+        metrics.connections.inc();
+        metrics.links[LinkState::InUse.index()].inc();
+        let carried = Carrying { place, tie, since: accepted, reason: CloseReason::Error };
+        if let Some(mode) = by_line {
+            let settings = self.settings.subscribe();
+            tokio::spawn(carried.until(move |metrics| async move {
+                carry_lines::carry(registered, (stream, upstream), banner, mode, settings, &metrics).await
+            }));
+        } else {
+            let carry = Carry::new(registered, stream, upstream, banner);
+            tokio::spawn(carried.until(move |metrics| async move { carry.run(&metrics).await }));
+        }
+    }
+
+    /// Line mode for a new connection, if that is how this upstream's are carried.
+    fn line_mode(&self) -> Option<LineMode> {
+        let settings = self.settings.borrow();
+        let heartbeat = &settings.heartbeat;
+        match &heartbeat.beat {
+            Beat::Exchange { send, expect } if heartbeat.in_use == InUse::Line => {
+                let (send, expect) = (send.clone(), expect.clone());
+                LineMode::new(send, expect, heartbeat.into(), Instant::now(), fastrand::u64(..)).ok()
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A connection in use. Counted out when dropped, even by a panic of its task.
+struct Carrying {
+    place: ClientPlace,
+    tie: Tie,
+    since: Instant,
+    reason: CloseReason,
+}
+
+impl Carrying {
+    async fn until<F: Future<Output = CloseReason>>(mut self, carry: impl FnOnce(Arc<UpstreamMetrics>) -> F) {
+        let metrics = self.place.pool.status.metrics.clone();
+        self.reason = carry(metrics).await;
+    }
+}
+
+impl Drop for Carrying {
+    fn drop(&mut self) {
+        let pool = &self.place.pool;
+        pool.status.metrics.connections.dec();
+        pool.status.metrics.links[LinkState::InUse.index()].dec();
+        pool.status.metrics.close(self.reason);
+        // Any other end is the client's or the server's own; a death was found by us.
+        if self.reason == CloseReason::Dead {
+            pool.status.metrics.lose(LossReason::Heartbeat);
+            pool.endpoint_series.with(&self.tie.endpoint.name, |metrics| metrics.losses.inc());
+        }
+        tracing::debug!(
+            upstream = pool.name,
+            endpoint = self.tie.endpoint.name,
+            reason = self.reason.name(),
+            duration = ?self.since.elapsed(),
+            "connection closed"
+        );
+    }
+}

@@ -1,0 +1,152 @@
+//! Clients who come, wait, and are handed to a link or refused.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::dials::{Dialling, Opened};
+use super::{Client, Pool};
+use crate::config;
+use crate::direct::client::Place as ClientPlace;
+use crate::listener::client::{Socket, close_in_order};
+use crate::listener::{Arrivals, Arrived};
+use crate::metrics::RefuseReason;
+use crate::net::descriptors::Descriptors;
+
+impl Pool {
+    /// A client was accepted on `worker`: hands it to a link, lets it wait, or refuses it.
+    pub fn arrive(self: &Arc<Self>, socket: Socket, worker: usize) {
+        let metrics = &self.status.metrics;
+        metrics.connections_total.inc();
+        let limits = &self.current().limits;
+        let clients = self.clients.fetch_add(1, Ordering::AcqRel);
+        let descriptors = Descriptors::shared().try_take(2);
+        let Some(descriptors) = descriptors.filter(|_| clients < limits.connections) else {
+            self.left();
+            metrics.refuse(RefuseReason::Limit);
+            tracing::debug!(upstream = self.name, clients, "client refused: at the limit");
+            return socket.refuse();
+        };
+        let place = ClientPlace { pool: self.clone(), descriptors };
+        self.queue_up(Client { socket, accepted: Instant::now(), place }, worker);
+    }
+
+    /// A client whose link turned out to be gone comes first again.
+    pub fn come_again(self: &Arc<Self>, client: Client) {
+        self.queue_up(client, 0);
+    }
+
+    fn queue_up(self: &Arc<Self>, client: Client, worker: usize) {
+        let limits = &self.current().limits;
+        let mut queue = self.queue();
+        // A link on the same thread is handed over without waking another core.
+        let at = queue.ready.iter().take(8).position(|place| place.worker == worker).unwrap_or(0);
+        if let Some(place) = queue.ready.remove(at) {
+            place.give(client);
+            return;
+        }
+        // `wait` is for a link that is down; while the upstream answers, a connection is under way.
+        let down = limits.wait.is_zero() && !self.is_answering();
+        let refused = if queue.waiting.is_closed() || down {
+            Some(RefuseReason::LinkDown)
+        } else if queue.waiting.len() >= limits.waiting {
+            Some(RefuseReason::Limit)
+        } else {
+            None
+        };
+        if let Some(reason) = refused {
+            drop(queue);
+            self.status.metrics.refuse(reason);
+            return client.socket.refuse();
+        }
+        queue.waiting.insert(client);
+        let dial_more = self.is_answering() && queue.dialling < queue.waiting.len();
+        if dial_more {
+            queue.dialling += 1;
+        }
+        drop(queue);
+        self.keeper.notify_one();
+        if dial_more {
+            let pool = self.clone();
+            self.worker().1.spawn(async move { pool.dial_for_waiting().await });
+        }
+    }
+
+    /// One more connection than the pool keeps, for a client who waits.
+    async fn dial_for_waiting(self: Arc<Self>) {
+        let opened = {
+            let _counted = Dialling(&self);
+            self.open().await
+        };
+        // Whom it was dialled for waits on if it failed, for a link.
+        let Ok(opened) = opened else { return };
+        // In a statement of its own: the queue is not to be locked meanwhile.
+        let client = self.queue().waiting.take_first();
+        match client {
+            Some(client) => self.carry(client, opened, Vec::new()),
+            None => {
+                let Opened { stream, tie, .. } = opened;
+                drop(tie);
+                close_in_order(stream).await;
+            }
+        }
+    }
+
+    /// Refuses the clients who have waited for `limits.wait`; says when the next one will have.
+    pub fn expire(&self, now: Instant) -> Option<Instant> {
+        let wait = {
+            let settings = self.current();
+            match settings.limits.wait {
+                Duration::ZERO if self.is_answering() => settings.retry.connect_timeout,
+                wait => wait,
+            }
+        };
+        let (late, next) = self.queue().waiting.take_late(now, wait);
+        for client in late {
+            tracing::debug!(upstream = self.name, ?wait, "client refused: no link");
+            self.refuse(client);
+        }
+        next
+    }
+
+    /// The upstream goes: nobody waits any more, nobody is let in.
+    pub fn close(&self) {
+        let waiting = {
+            let mut queue = self.queue();
+            queue.ready.clear();
+            queue.waiting.close()
+        };
+        waiting.into_iter().for_each(|client| self.refuse(client));
+    }
+
+    fn refuse(&self, client: Client) {
+        self.status.metrics.refuse(RefuseReason::LinkDown);
+        client.socket.refuse();
+    }
+
+    /// Clients accepted and not yet gone.
+    pub fn clients(&self) -> usize {
+        self.clients.load(Ordering::Acquire)
+    }
+
+    /// A client is gone.
+    pub fn left(&self) {
+        self.clients.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Arrivals for Pool {
+    fn arrive(self: Arc<Self>, client: Arrived, worker: usize) {
+        Pool::arrive(&self, client.socket, worker);
+    }
+
+    fn settings(&self) -> watch::Receiver<Arc<config::Upstream>> {
+        self.settings.subscribe()
+    }
+
+    fn accept_failed(&self) {
+        self.process.metrics.accept_errors.inc();
+    }
+}

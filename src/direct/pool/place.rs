@@ -1,0 +1,54 @@
+//! Where one link can be reached: the client it is given, and what it is told.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::Client;
+
+/// Orders to a link, as bits.
+pub mod order {
+    pub const STOP: u8 = 1;
+    /// Cut the wait short.
+    pub const RETRY: u8 = 2;
+    /// A better endpoint is well again: move there.
+    pub const MOVE: u8 = 4;
+    /// Beat at once: this machine was suspended.
+    pub const ASK: u8 = 8;
+}
+
+/// Where one link can be reached.
+pub struct Place {
+    pub id: u64,
+    pub worker: usize,
+    pub wake: Notify,
+    given: Mutex<Option<Client>>,
+    orders: AtomicU8,
+}
+
+impl Place {
+    pub(super) fn new(id: u64, worker: usize) -> Arc<Self> {
+        let (wake, given, orders) = (Notify::new(), Mutex::new(None), AtomicU8::new(0));
+        Arc::new(Self { id, worker, wake, given, orders })
+    }
+
+    /// Called with the queue locked, so that a link that withdraws knows whether it has a client.
+    pub(super) fn give(&self, client: Client) {
+        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = Some(client);
+        self.wake.notify_one();
+    }
+
+    pub fn take_given(&self) -> Option<Client> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub fn tell(&self, order: u8) {
+        self.orders.fetch_or(order, Ordering::AcqRel);
+        self.wake.notify_one();
+    }
+
+    pub fn take_orders(&self) -> u8 {
+        self.orders.swap(0, Ordering::AcqRel)
+    }
+}

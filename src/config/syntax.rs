@@ -10,7 +10,7 @@ use super::report::{Basis, Problem};
 use super::source::Source;
 
 /// How often a line that stops the parser is blanked to see what follows it: each time the rest is read once more.
-const RETRIES: usize = 6;
+const RETRIES: usize = 4;
 
 /// A file with more mistakes than this is no configuration; the rest is not told.
 const MISTAKES_MAX: usize = 200;

@@ -1,6 +1,8 @@
 //! What time it is, and times as people and protocols write them: RFC 3339 for JSON and logs, the HTTP date, and short spans
 //! for tables.
 
+#![forbid(unsafe_code)]
+
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The time that tunnels judge by: the kernel's, or in a simulation that of the simulation.

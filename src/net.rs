@@ -4,7 +4,8 @@
 
 pub mod descriptors;
 pub mod identity;
-#[allow(unsafe_code)] // the one module that may; every block argues for itself
+// The one module that may. Every block argues for itself, and all others forbid it.
+#[allow(unsafe_code)]
 pub mod kernel;
 #[cfg(test)]
 pub mod memory;

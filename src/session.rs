@@ -3,6 +3,7 @@
 //! Everything here is pure: no socket, no clock, no task. [`core::Session`] holds one end.
 //!
 #![doc = include_str!("session/PROTOCOL.md")]
+#![forbid(unsafe_code)]
 
 pub mod core;
 pub mod frame;

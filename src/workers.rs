@@ -4,6 +4,8 @@
 //! Accepted sockets are passed to the thread whose link takes them. (Measured against one multi-thread runtime: see the
 //! README's numbers.)
 
+#![forbid(unsafe_code)]
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -4,6 +4,8 @@
 //! two pages (`pipe-user-pages-soft`). So at most half of that is ever held, and a pipe is borrowed only while bytes are
 //! on their way through it.
 
+#![forbid(unsafe_code)]
+
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};

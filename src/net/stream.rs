@@ -1,5 +1,7 @@
 //! One open connection to an endpoint, whatever it runs over.
 
+#![forbid(unsafe_code)]
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::pin::Pin;

@@ -1,5 +1,7 @@
 //! The connection a tunnel's link runs over: plain TCP, or TLS 1.3 over it.
 
+#![forbid(unsafe_code)]
+
 use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
 use std::pin::Pin;

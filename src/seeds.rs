@@ -1,5 +1,7 @@
 //! Many seeds of a simulation, and the one command that runs one of them again.
 
+#![forbid(unsafe_code)]
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;

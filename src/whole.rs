@@ -16,6 +16,8 @@
 //! `EVERLINK_SEED=n cargo test --lib whole::one_seed -- --nocapture` runs one number again; with `EVERLINK_LOG=debug`
 //! everlink's own log comes with it. `tests/simulate` runs as many as one likes.
 
+#![forbid(unsafe_code)]
+
 mod counts;
 mod nemesis;
 mod stage;

@@ -61,10 +61,10 @@ fn unsafe_stands_in_one_file_only() {
 #[test]
 fn every_module_but_the_one_forbids_it() {
     let lib = read("src/lib.rs");
-    let modules = lib.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+    let modules =
+        lib.lines().filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';'));
     let mut files: Vec<String> = modules.map(|module| format!("src/{module}.rs")).collect();
     assert!(files.len() > 20, "{files:?}");
-    assert!(!lib.lines().any(|line| line.starts_with("mod ")), "a module that this test does not see");
     files.retain(|file| file != "src/net.rs");
     files.extend(sources("src/net").into_iter().filter(|file| file != KERNEL && file.matches('/').count() == 2));
     files.push("src/main.rs".to_owned());

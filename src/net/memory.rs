@@ -5,6 +5,8 @@
 //! reset; a reset comes behind the bytes that have arrived; what stands still while a way is clogged goes on when it is
 //! released. The clock is tokio's paused one, chance comes from one seed, and nothing else decides anything.
 
+#![forbid(unsafe_code)]
+
 mod connection;
 mod socket;
 mod tasks;

@@ -1,5 +1,7 @@
 //! A tunnel's TCP socket: the kernel's, and in simulations one of memory. What is built for users knows only the former.
 
+#![forbid(unsafe_code)]
+
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsRawFd;

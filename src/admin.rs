@@ -3,6 +3,8 @@
 //! A client sends one line of JSON, gets one line of JSON, and is done. Loopback is no proof of who asks; a unix
 //! socket's peer is told by the kernel.
 
+#![forbid(unsafe_code)]
+
 mod bind;
 pub mod protocol;
 

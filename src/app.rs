@@ -1,5 +1,7 @@
 //! The program: reads its configuration, starts what it says, and follows signals, edits and commands until the end.
 
+#![forbid(unsafe_code)]
+
 mod desk;
 mod reload;
 

@@ -1,5 +1,7 @@
 //! `everlink check`: whether a file can be used, what it comes to, and what a reload to it would do.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use crate::app::{EXIT_CONFIG, environment};

@@ -2,6 +2,8 @@
 //!
 //! The commands that talk to a running everlink are carried out here; `run`, `check` and `demo` are the program itself.
 
+#![forbid(unsafe_code)]
+
 pub mod admin;
 mod gateway;
 pub mod get;

@@ -1,6 +1,25 @@
-//! Times as people and protocols write them: RFC 3339 for JSON and logs, the HTTP date, and short spans for tables.
+//! What time it is, and times as people and protocols write them: RFC 3339 for JSON and logs, the HTTP date, and short spans
+//! for tables.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+#![forbid(unsafe_code)]
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// The time that tunnels judge by: the kernel's, or in a simulation that of the simulation.
+#[inline]
+pub fn now() -> Instant {
+    #[cfg(test)]
+    if let Some(now) = crate::net::memory::now() {
+        return now;
+    }
+    Instant::now()
+}
+
+/// How long ago that was, by [`now`].
+#[inline]
+pub fn since(moment: Instant) -> Duration {
+    now().saturating_duration_since(moment)
+}
 
 const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];

@@ -3,6 +3,8 @@
 //! The file as written is read by [`load()`]; problems come back all at once, each with its place. What changed between
 //! two configurations, and what a reload has to do about it, is told by [`diff()`].
 
+#![forbid(unsafe_code)]
+
 mod address;
 mod bytes;
 mod check;

@@ -4,6 +4,8 @@
 //! stopped for a while, to see the links fall and return. A gateway named in the file runs in this process as well, so a
 //! tunnel's link can be cut and healed before one's eyes.
 
+#![forbid(unsafe_code)]
+
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::net::SocketAddr;

@@ -10,6 +10,8 @@
 //! (5 s in all) and bytes (4 KiB), and one line of log a minute for each kind of trouble. Nothing a stranger does reaches a
 //! session, and nothing a dialer does reaches another's.
 
+#![forbid(unsafe_code)]
+
 mod accept;
 mod admit;
 mod files;
@@ -20,6 +22,8 @@ mod services;
 mod session;
 mod sessions;
 mod shared;
+#[cfg(test)]
+mod simulated;
 mod terms;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,8 @@
 //! data loop can still be told. It also ticks [`Status::ticks`], the clock by which `/livez` judges the data loops.
 //! The server is our own since common ones accept what is refused here: bare line feeds, two framings of one body.
 
+#![forbid(unsafe_code)]
+
 mod accept;
 mod chunked;
 mod connection;
@@ -27,6 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -193,6 +196,17 @@ async fn arrive(stream: TcpStream, arrivals: &mpsc::Sender<Arrival>) {
     let _ = stream.set_nodelay(true);
     let _ = socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
     let _ = arrivals.send((stream, local)).await;
+}
+
+/// Serves one connection that has been made elsewhere, with the limits of every other: how the fuzzer and tests outside of
+/// this module get at it. `local`: our own address on it.
+#[doc(hidden)]
+pub async fn serve_connection<S>(stream: S, local: IpAddr, status: Arc<Status>, public_status: bool)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let service = Service::new(status, Arc::new(AtomicBool::new(public_status)), Limits::default());
+    converse(stream, local, &service, |_| {}).await;
 }
 
 async fn serve_one(stream: TcpStream, local: IpAddr, service: Arc<Service>, place: Place) {

@@ -1,7 +1,5 @@
 //! everlink keeps upstream TCP links alive. See the README for what it does and how to run it.
 
-#![deny(unsafe_code)]
-
 pub mod admin;
 pub mod app;
 pub mod check;
@@ -19,8 +17,12 @@ pub mod log;
 pub mod metrics;
 pub mod net;
 pub mod running;
+#[cfg(test)]
+mod seeds;
 pub mod session;
 pub mod status;
 pub mod tunnel;
 pub mod upstream;
+#[cfg(test)]
+mod whole;
 pub mod workers;

@@ -1,5 +1,7 @@
 //! When the program ends: the signals that ask for it, and the decision when a sidecar in drain may leave.
 
+#![forbid(unsafe_code)]
+
 use std::io;
 use std::time::{Duration, Instant};
 

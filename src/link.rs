@@ -1,5 +1,7 @@
 //! What keeps one link alive, whatever runs over it: its life, its heartbeats, its backoff, and the dial.
 
+#![forbid(unsafe_code)]
+
 mod attempts;
 pub mod backoff;
 pub mod dial;

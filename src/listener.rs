@@ -3,6 +3,8 @@
 //! Sockets are kept by address, not by upstream, so that two upstreams can swap ports without closing one. A change is
 //! made in two steps: everything that can fail is bound first, then the rest cannot fail.
 
+#![forbid(unsafe_code)]
+
 mod accept;
 mod bound;
 pub mod client;

@@ -3,6 +3,8 @@
 //! Lines go through a bounded queue to a thread of their own. What does not fit, or cannot be written, is dropped and
 //! counted. Level and form can be changed while running.
 
+#![forbid(unsafe_code)]
+
 mod escape;
 mod format;
 

@@ -4,6 +4,8 @@
 //! appear at 0 with their upstream and go with it. Label values come from the configuration or from the closed lists
 //! here, never from a peer.
 
+#![forbid(unsafe_code)]
+
 mod endpoints;
 mod families;
 mod gateway;

@@ -3,6 +3,8 @@
 //! A change is made in two steps. First everything that can fail: certificates are read, listeners bound. Then what
 //! differs is changed, and that cannot fail. The start is a change from nothing.
 
+#![forbid(unsafe_code)]
+
 mod doors;
 mod far_end;
 mod sockets;

@@ -3,6 +3,7 @@
 //! Everything here is pure: no socket, no clock, no task. [`core::Session`] holds one end.
 //!
 #![doc = include_str!("session/PROTOCOL.md")]
+#![forbid(unsafe_code)]
 
 pub mod core;
 pub mod frame;
@@ -32,6 +33,33 @@ pub struct Broken {
     pub no_replay: bool,
     /// The peer is told less than was received: it sends some bytes twice.
     pub no_duplicate_removal: bool,
-    /// A connection goes on being read after another has taken over.
+    /// A connection goes on being read after another has taken over; or a claim that was overtaken is granted.
     pub no_fencing: bool,
+    /// Streams are sent without regard to the room their receivers have given.
+    pub no_window: bool,
+    /// The connection at hand is read while a claim is out.
+    pub no_freeze: bool,
+}
+
+#[cfg(test)]
+thread_local! {
+    static BROKEN: std::cell::Cell<Broken> = const { std::cell::Cell::new(Broken {
+        no_replay: false,
+        no_duplicate_removal: false,
+        no_fencing: false,
+        no_window: false,
+        no_freeze: false,
+    }) };
+}
+
+#[cfg(test)]
+impl Broken {
+    /// What sessions of this thread are made with.
+    pub fn set(broken: Self) {
+        BROKEN.set(broken);
+    }
+
+    pub fn current() -> Self {
+        BROKEN.get()
+    }
 }

@@ -3,6 +3,8 @@
 //! Supervisors publish here, HTTP and the commands read. Nothing blocks: numbers are atomics, everything else is
 //! swapped whole, so a slow reader never holds up a link.
 
+#![forbid(unsafe_code)]
+
 mod gateway;
 mod session;
 

@@ -1,5 +1,7 @@
 //! Tunnel mode: a gateway at the far end. One link carries every connection, and they survive the loss of it.
 
+#![forbid(unsafe_code)]
+
 mod attempt;
 pub mod claims;
 pub mod door;

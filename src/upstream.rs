@@ -3,6 +3,8 @@
 //! A wing is one of the two ways to a far end: direct, to any server, or tunnel, to a gateway. What a wing reads from
 //! files is read first, which may fail; everything after that cannot.
 
+#![forbid(unsafe_code)]
+
 mod direct;
 mod tunnel;
 

@@ -4,6 +4,8 @@
 //! Accepted sockets are passed to the thread whose link takes them. (Measured against one multi-thread runtime: see the
 //! README's numbers.)
 
+#![forbid(unsafe_code)]
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -118,6 +120,15 @@ pub async fn restarted<F: Future<Output = ()> + Send + 'static>(mut make: impl F
         }
     }
 }
+
+/// A task of this process, as it is. In a simulation a process can be stopped, and its tasks with it.
+#[cfg(not(test))]
+pub fn of_process<F: Future>(task: F) -> F {
+    task
+}
+
+#[cfg(test)]
+pub use crate::net::memory::of_process;
 
 async fn pulse(index: usize, status: &Status, stop: &CancellationToken) {
     let (mut last, mut suspended) = (Instant::now(), kernel::suspended());

@@ -298,6 +298,23 @@ mod tests {
     }
 
     #[test]
+    fn what_stops_the_parser_is_told_line_by_line_and_what_stands_between_is_read() {
+        let text = "\u{feff}a\n[http]\r\npublic_status = 1\nß b\nlisten = [\n  \"x\",\n]\nc\n[log]\nlevel = 5\n";
+        let told = lines(text);
+        let places: Vec<_> = told.iter().filter_map(|line| line.split_once(": ")).map(|(place, _)| place).collect();
+        assert_eq!(places, ["c:1:1", "c:3:17", "c:4:1", "c:6:3", "c:8:1", "c:10:9"], "{told:#?}");
+    }
+
+    #[test]
+    fn of_a_long_text_that_is_not_toml_the_first_mistake_is_told() {
+        let long = format!("{A}{}pool.size = \nretry = 5\n= 7\n", "# so long\n".repeat(10_000));
+        let told = lines(&long);
+        assert!(told.len() == 1 && told[0].starts_with("c:10004:"), "{told:?}");
+        let short = long.replace("# so long\n", "");
+        assert!(lines(&short).len() > 1);
+    }
+
+    #[test]
     fn deep_nesting_is_refused_not_followed() {
         for text in [
             "a = ".to_owned() + &"[".repeat(100_000),

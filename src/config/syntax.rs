@@ -9,17 +9,29 @@ use toml::de::{DeTable, DeValue, Error};
 use super::report::{Basis, Problem};
 use super::source::Source;
 
-/// How often a line that stops the parser is blanked to see what follows it.
-const RETRIES: usize = 16;
+/// How often a line that stops the parser is blanked to see what follows it: each time the rest is read once more.
+const RETRIES: usize = 4;
 
 /// A file with more mistakes than this is no configuration; the rest is not told.
 const MISTAKES_MAX: usize = 200;
+
+/// Of a longer text that is not TOML only the first mistake is told: the parser keeps some hundred bytes for each, and a
+/// mebibyte of garbage would take a quarter of a gibibyte from a process that is running.
+const SEARCHED_MAX: usize = 64 * 1024;
+
+const NO_VALUE: &str = "key with no value";
 
 /// A mistake, as the parser tells it.
 #[derive(Clone)]
 struct Mistake {
     span: Range<usize>,
     message: String,
+}
+
+impl From<&Error> for Mistake {
+    fn from(error: &Error) -> Self {
+        Self { span: error.span().unwrap_or(0..0), message: error.message().to_owned() }
+    }
 }
 
 /// What a text gives.
@@ -40,19 +52,31 @@ pub(super) struct Readable {
 impl Readable {
     /// Finds the text that can be parsed to its end.
     pub fn new(source: &Source) -> Self {
+        if source.text.len() > SEARCHED_MAX
+            && let Err(error) = DeTable::parse(&source.text)
+        {
+            let mut first = Mistake::from(&error);
+            if first.message.starts_with(NO_VALUE) {
+                first.message = "this line is no `key = value`".to_owned();
+            }
+            return Self { text: String::new(), mistakes: vec![first] };
+        }
         let mut readable = Self { text: source.text.clone(), mistakes: Vec::new() };
+        // Where the parser stops, a statement ends, so what follows is read like a file of its own.
+        let mut from = 0;
         for _ in 0..RETRIES {
-            let (_, errors) = DeTable::parse_recoverable(&readable.text);
+            let (_, errors) = DeTable::parse_recoverable(&readable.text[from..]);
             // Of all mistakes only this one makes the parser leave the rest of the file alone.
-            let stop = errors.iter().find(|error| error.message().starts_with("key with no value"));
+            let stop = errors.iter().find(|error| error.message().starts_with(NO_VALUE));
             let Some(stop) = stop.and_then(Error::span) else { break };
-            let line = source.range_of(source.line_of(stop.start.min(readable.text.len())));
+            let line = source.range_of(source.line_of((from + stop.start).min(readable.text.len())));
             if readable.text[line.clone()].trim().is_empty() {
                 break;
             }
             let start = line.start + first_word(&readable.text[line.clone()]);
             let span = start..line.end;
             readable.mistakes.push(Mistake { span, message: "this line is no `key = value`".to_owned() });
+            from = line.end;
             let blank = " ".repeat(line.len());
             readable.text.replace_range(line, &blank);
         }
@@ -63,13 +87,9 @@ impl Readable {
     pub fn parse(&self, source: &Source) -> Parsed<'_> {
         let (tree, errors) = DeTable::parse_recoverable(&self.text);
         let mut mistakes = self.mistakes.clone();
-        mistakes.extend(
-            errors
-                .iter()
-                .map(|error| Mistake { span: error.span().unwrap_or(0..0), message: error.message().to_owned() }),
-        );
+        mistakes.extend(errors.iter().map(Mistake::from));
         mistakes.sort_by_key(|mistake| mistake.span.start);
-        let mut lost_from = None;
+        let mut lost_from = (self.text.len() < source.text.len()).then_some(1);
         let open = |mistake: &Mistake| {
             ["unclosed array,", "unclosed inline table,"].iter().any(|start| mistake.message.starts_with(start))
         };
@@ -94,7 +114,8 @@ impl Readable {
 
     fn problem(&self, source: &Source, tree: &Spanned<DeTable<'_>>, headers: &Headers, mistake: &Mistake) -> Problem {
         let span = &mistake.span;
-        let text = self.text.get(span.clone()).unwrap_or("");
+        let text = if self.text.is_empty() { &source.text } else { &self.text };
+        let text = text.get(span.clone()).unwrap_or("");
         let (what, hint) = mistake.message.split_once(", ").unwrap_or((&mistake.message, ""));
         let syntax = |message: String| Problem::at(source, span, message).basis(Basis::Syntax);
         match what {

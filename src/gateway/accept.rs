@@ -4,15 +4,18 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::pending::{Bounds, Full, Pending};
 use super::{Shared, handshake};
+use crate::clock;
 use crate::metrics::Refusal;
 use crate::net::descriptors::{self, Descriptors};
 use crate::net::kernel;
+use crate::net::tcp::Unbound;
+use crate::workers::of_process;
 
 /// Dialers accepted in one go before other tasks run.
 const BATCH: usize = 64;
@@ -60,7 +63,7 @@ impl Slot {
         let bounds = Bounds { all: limits.pending, of_address: limits.pending_per_address };
         let leave = CancellationToken::new();
         let mut waiting = shared.hall.waiting();
-        let entered = waiting.pending.enter(peer.ip(), bounds, Instant::now())?;
+        let entered = waiting.pending.enter(peer.ip(), bounds, clock::now())?;
         waiting.leave.insert(entered.number, leave.clone());
         let gone = entered.instead_of.and_then(|number| waiting.leave.remove(&number));
         drop(waiting);
@@ -145,7 +148,7 @@ pub async fn accept(shared: Arc<Shared>, listener: Arc<TcpListener>, stop: Cance
             match accept_one(&listener) {
                 Ok((tcp, peer)) => {
                     pause = PAUSE.0;
-                    arrive(&shared, tcp, peer);
+                    arrive(&shared, Unbound::Kernel(tcp), peer);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     guard.clear_ready();
@@ -168,7 +171,7 @@ pub async fn accept(shared: Arc<Shared>, listener: Arc<TcpListener>, stop: Cance
         tokio::task::yield_now().await;
     }
     while let Ok((tcp, peer)) = accept_one(&listener) {
-        arrive(&shared, tcp, peer);
+        arrive(&shared, Unbound::Kernel(tcp), peer);
     }
 }
 
@@ -190,7 +193,7 @@ fn is_the_dialers(error: &io::Error) -> bool {
 }
 
 /// One dialer, to the next thread in turn; a new session stays there.
-fn arrive(shared: &Arc<Shared>, tcp: TcpStream, peer: SocketAddr) {
+pub fn arrive(shared: &Arc<Shared>, tcp: Unbound, peer: SocketAddr) {
     let refused = |why| shared.refusals.count(Refusal::Pending, Some(peer), why);
     let Some(held) = Held::take(shared) else {
         return refused("no descriptor is left for it: raise the limit of this process (ulimit -n, LimitNOFILE)");
@@ -200,6 +203,6 @@ fn arrive(shared: &Arc<Shared>, tcp: TcpStream, peer: SocketAddr) {
     };
     let task = handshake::receive(shared.clone(), tcp, Occupied { slot, held });
     if let Some(worker) = shared.next_worker() {
-        worker.spawn(task);
+        worker.spawn(of_process(task));
     }
 }

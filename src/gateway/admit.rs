@@ -14,6 +14,7 @@ use super::{Phase, Shared};
 use crate::metrics::Refusal;
 use crate::net::wire::{Parked, Wire};
 use crate::session::hello::{Code, Secret, SessionId};
+use crate::workers::of_process;
 
 /// What a new session must find free of `limits.memory`: replay up to the least limit of 2 MiB, and the windows of a few
 /// streams.
@@ -56,7 +57,8 @@ fn begin(shared: &Arc<Shared>, proven: Proven, held: Held) -> Result<(), Box<Tur
     };
     let peer = wire.peer();
     let connection = Connection { received, binding, held, peer };
-    tokio::spawn(Live::new(shared.clone(), membership, inbox, &connection).run(wire, connection, nonce));
+    let live = Live::new(shared.clone(), membership, inbox, &connection);
+    tokio::spawn(of_process(live.run(wire, connection, nonce)));
     Ok(())
 }
 

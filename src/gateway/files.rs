@@ -19,7 +19,7 @@ pub struct Files {
 /// A token, and what its file holds that could not be used.
 pub struct KnownToken {
     pub token: Token,
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
 }
 
 impl Files {

@@ -6,18 +6,17 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::SockRef;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::accept::Occupied;
 use super::refusals::refusal;
 use super::{Shared, admit};
 use crate::metrics::Refusal;
+use crate::net::tcp::Unbound;
 use crate::net::tls::server::explain;
 use crate::net::wire::Wire;
 use crate::session::hello::{self, Code, HelloError, Received};
@@ -62,7 +61,7 @@ impl From<io::Error> for Failed {
 }
 
 /// One connection, from its accept until it belongs to a session or is gone.
-pub async fn receive(shared: Arc<Shared>, tcp: std::net::TcpStream, occupied: Occupied) {
+pub async fn receive(shared: Arc<Shared>, tcp: Unbound, occupied: Occupied) {
     let deadline = Instant::now() + WITHIN;
     let peer = tcp.peer_addr().ok();
     let Occupied { slot, held } = occupied;
@@ -115,7 +114,7 @@ async fn answer(mut wire: Wire, refusal: &hello::Refusal) {
             rest = rest.get(count..).unwrap_or_default();
         }
         poll_fn(|context| wire.poll_flush(context)).await?;
-        SockRef::from(wire.tcp()).shutdown(Shutdown::Write)?;
+        wire.tcp().end()?;
         let mut ignored = [0; 512];
         while poll_fn(|context| wire.poll_read(context, &mut ignored)).await? > 0 {}
         Ok::<(), io::Error>(())
@@ -125,15 +124,15 @@ async fn answer(mut wire: Wire, refusal: &hello::Refusal) {
 }
 
 /// `Ok(None)`: it left without a word, as load balancers do that only look whether somebody listens.
-async fn shake(shared: &Shared, tcp: std::net::TcpStream) -> Result<Option<Proven>, Failed> {
-    let tcp = TcpStream::from_std(tcp)?;
-    if tcp.peek(&mut [0]).await? == 0 {
+async fn shake(shared: &Shared, tcp: Unbound) -> Result<Option<Proven>, Failed> {
+    let tcp = tcp.bind()?;
+    if !tcp.has_first_byte().await? {
         return Ok(None);
     }
     // What the files hold now; a reload meanwhile is for the next one.
     let files = shared.files();
     let mut wire = match &files.tls {
-        Some(tls) => tls.accept(tcp).await.map_err(|error| Failed::Tls(explain(&error)))?,
+        Some(tls) => tls.accept(tcp.into_kernels()?).await.map_err(|error| Failed::Tls(explain(&error)))?,
         None => Wire::plain(tcp),
     };
     let received = match read_hello(&mut wire).await {

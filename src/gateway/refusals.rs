@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::told::Told;
+use crate::clock;
 use crate::log;
 use crate::metrics::{GatewayMetrics, Label, Refusal};
 use crate::session::hello::{self, Code};
@@ -26,7 +27,7 @@ impl Refusals {
     /// One more. `why` may hold a peer's words.
     pub fn count(&self, reason: Refusal, peer: Option<SocketAddr>, why: &str) {
         self.metrics.refuse(reason);
-        let tell = self.told.lock().unwrap_or_else(PoisonError::into_inner).tell(reason, Instant::now());
+        let tell = self.told.lock().unwrap_or_else(PoisonError::into_inner).tell(reason, clock::now());
         if let Some(left_out) = tell {
             let peer = peer.map(tracing::field::display);
             tracing::warn!(

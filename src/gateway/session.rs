@@ -28,6 +28,7 @@ use super::accept::Held;
 use super::sessions::Membership;
 use super::terms::Terms;
 use super::{Phase, Shared};
+use crate::clock;
 use crate::link::sleep_until_or_never;
 use crate::metrics::CloseReason;
 use crate::net::wire::{Parked, Wire};
@@ -227,7 +228,7 @@ impl Live {
         }
         if phase == Phase::Cut && self.phase != Phase::Cut {
             self.driver.end_streams(ResetCode::Drained, CloseReason::Drained);
-            self.cut = Some(Instant::now() + LAST_WORDS);
+            self.cut = Some(clock::now() + LAST_WORDS);
         }
         self.phase = phase;
     }

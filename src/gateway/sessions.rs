@@ -1,6 +1,6 @@
 //! The sessions of a gateway: where each can be reached, and how many there may be.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -8,6 +8,7 @@ use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 
 use super::session::Order;
+use crate::clock;
 use crate::config::GatewayLimits;
 use crate::net::identity::Identity;
 use crate::session::hello::{Secret, SessionId};
@@ -32,7 +33,7 @@ impl Entry {
         secret: Secret,
         orders: mpsc::UnboundedSender<Order>,
     ) -> Self {
-        Self { id, identity, secret, made: Instant::now(), open: AtomicUsize::new(0), orders }
+        Self { id, identity, secret, made: clock::now(), open: AtomicUsize::new(0), orders }
     }
 
     /// To the session's task. `Err` gives the order back: the session is over.
@@ -59,7 +60,7 @@ pub struct Sessions {
 
 #[derive(Default)]
 struct Table {
-    by_id: HashMap<SessionId, Arc<Entry>>,
+    by_id: BTreeMap<SessionId, Arc<Entry>>,
     by_identity: HashMap<Identity, usize>,
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -15,6 +15,7 @@ use super::session::Order;
 use super::sessions::Sessions;
 use super::told::Told;
 use super::{Files, locked};
+use crate::clock;
 use crate::config;
 use crate::link::resolve::Resolver;
 use crate::session::Violation;
@@ -119,7 +120,7 @@ impl Shared {
     /// What a dialer can cause as often as it likes is told once a minute: then `tell` is called, with how many were left
     /// out since.
     pub fn trouble(&self, trouble: Trouble, tell: impl FnOnce(u64)) {
-        let left_out = locked(&self.troubles).tell(trouble, Instant::now());
+        let left_out = locked(&self.troubles).tell(trouble, clock::now());
         if let Some(left_out) = left_out {
             tell(left_out);
         }
@@ -145,6 +146,10 @@ impl Shared {
 /// Bytes that nobody can guess.
 pub fn random<const N: usize>(generator: &SystemRandom) -> std::io::Result<[u8; N]> {
     let mut bytes = [0; N];
+    #[cfg(test)]
+    if crate::net::memory::fill(&mut bytes) {
+        return Ok(bytes);
+    }
     generator.fill(&mut bytes).map_err(|_| std::io::Error::other("the kernel gives no random bytes"))?;
     Ok(bytes)
 }

@@ -207,6 +207,10 @@ pub(crate) fn on_grid(at: Instant, interval: Duration) -> Instant {
 
 /// A moment that stays the same for the life of the process.
 pub(crate) fn origin() -> Instant {
+    #[cfg(test)]
+    if let Some(origin) = crate::net::memory::origin() {
+        return origin;
+    }
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
     *ORIGIN.get_or_init(Instant::now)
 }

@@ -24,6 +24,8 @@ const LINGERING: usize = RESERVED / 2;
 pub enum Socket {
     Tcp(std::net::TcpStream),
     Unix(std::os::unix::net::UnixStream),
+    #[cfg(test)]
+    Memory(crate::net::memory::Socket),
 }
 
 impl Socket {
@@ -32,6 +34,8 @@ impl Socket {
         Ok(match self {
             Self::Tcp(socket) => Stream::Tcp(TcpStream::from_std(socket)?),
             Self::Unix(socket) => Stream::Unix(UnixStream::from_std(socket)?),
+            #[cfg(test)]
+            Self::Memory(socket) => Stream::Memory(socket),
         })
     }
 
@@ -40,6 +44,8 @@ impl Socket {
         let ended = match &self {
             Self::Tcp(socket) => socket.shutdown(Shutdown::Write),
             Self::Unix(socket) => socket.shutdown(Shutdown::Write),
+            #[cfg(test)]
+            Self::Memory(socket) => socket.end(),
         };
         // Where tasks are being ended, this is one more.
         let Ok(runtime) = Handle::try_current() else { return };

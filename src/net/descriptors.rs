@@ -3,6 +3,8 @@
 //! A program that accepts until the kernel refuses can then neither dial, nor answer its operator, nor even refuse a
 //! client. So some are kept back, and a client that would need one of them is closed at once and counted.
 
+#![forbid(unsafe_code)]
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Kept for links, HTTP and files.

@@ -1,5 +1,7 @@
 //! Who a peer is: one name out of its certificate, the same for permissions, sessions and limits.
 
+#![forbid(unsafe_code)]
+
 use std::fmt;
 use std::sync::Arc;
 

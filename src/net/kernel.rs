@@ -324,7 +324,9 @@ pub fn pipe(capacity: usize) -> io::Result<Pipe> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: `pipe2` has just made both descriptors and nobody else knows them, so each has one owner from here.
-    let (read, write) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
+    let read = unsafe { OwnedFd::from_raw_fd(ends[0]) };
+    // SAFETY: as above, and it is the other of the two.
+    let write = unsafe { OwnedFd::from_raw_fd(ends[1]) };
     // SAFETY: an open pipe and an integer argument; the kernel touches no memory of ours.
     let granted = unsafe { libc::fcntl(write.as_raw_fd(), libc::F_SETPIPE_SZ, asked) };
     match usize::try_from(granted) {
@@ -380,7 +382,10 @@ pub fn accept(listener: RawFd) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
 
 #[cfg(not(target_os = "linux"))]
 pub fn accept(listener: RawFd) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
-    // SAFETY: the descriptor is borrowed for this one call, during which the caller's listener is open.
+    if listener < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: the number is not -1; it is borrowed for this one call, during which the caller's listener is open.
     let listener = unsafe { std::os::fd::BorrowedFd::borrow_raw(listener) };
     let (socket, address) = socket2::SockRef::from(&listener).accept()?;
     socket.set_nonblocking(true)?;
@@ -396,17 +401,25 @@ impl AsRawFd for Awaited {
     }
 }
 
-/// Waits for a listening socket in the runtime that calls. Errors: the runtime cannot take another descriptor.
+/// Waits for a listening socket in the runtime that calls. `listener` has one socket from its making to its end, as the
+/// standard library's listeners have. Errors: the runtime cannot take another descriptor.
 pub fn await_clients(listener: Arc<dyn AsFd + Send + Sync>) -> io::Result<AsyncFd<Awaited>> {
-    // SAFETY: the shared owner keeps one and the same descriptor open for as long as it exists, which is at least as long
-    // as the registration that holds it.
+    // SAFETY: the registration holds a share of the owner, and the owner keeps one and the same descriptor open for as
+    // long as it exists. `AsFd` alone does not promise the latter; both callers' owners, `listener::Bound` and
+    // `std::net::TcpListener`, do: they never put another socket in the place of the first.
     unsafe { AsyncFd::register_with_interest(Awaited(listener), Interest::READABLE) }.map_err(Into::into)
 }
 
 /// Lends the descriptor of a socket that is held elsewhere to `act`. The caller sees to it that the socket stays open
-/// meanwhile, by a lock that its owner takes before closing; a number that is not open makes `act` fail with `EBADF`.
-pub fn with_fd<R>(fd: RawFd, act: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> R) -> R {
-    // SAFETY: the borrow ends with `act`, during which the caller keeps the socket open; only system calls use it.
+/// meanwhile, by a lock that its owner takes before closing.
+///
+/// Errors: `EBADF`, from here for a number that can be no descriptor, from `act` for one that is not open.
+pub fn with_fd<R>(fd: RawFd, act: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> io::Result<R>) -> io::Result<R> {
+    if fd < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: the number is not -1, which a borrowed descriptor must never be; the borrow ends with `act`, during which
+    // the caller keeps the socket open, and it is only handed to system calls, which look the number up.
     act(unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) })
 }
 
@@ -594,6 +607,15 @@ mod tests {
         // Over 2 GiB is over the limit for everybody, root included.
         assert!(pipe(usize::MAX).is_err());
         assert!(pipe(libc::c_int::MAX as usize).is_err());
+    }
+
+    #[test]
+    fn a_number_that_is_no_descriptor_is_lent_to_nobody() {
+        let lent = with_fd(-1, |_| -> io::Result<()> { panic!("it was lent") });
+        assert_eq!(lent.unwrap_err().raw_os_error(), Some(libc::EBADF));
+        let (near, _far) = pair();
+        let number = with_fd(near.as_raw_fd(), |fd| Ok(fd.as_raw_fd()));
+        assert_eq!(number.unwrap(), near.as_raw_fd());
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! Pure: who may send a header, and how long it may take, is the caller's to say. A receiver knows from its
 //! configuration whether a header comes; it never guesses.
 
+#![forbid(unsafe_code)]
+
 mod crc32c;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! How everlink's sockets are set up: liveness, latency, ends, and where local clients arrive.
 
+#![forbid(unsafe_code)]
+
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};

@@ -4,6 +4,8 @@
 //! two pages (`pipe-user-pages-soft`). So at most half of that is ever held, and a pipe is borrowed only while bytes are
 //! on their way through it.
 
+#![forbid(unsafe_code)]
+
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -139,7 +141,7 @@ fn poll_io(
                 ready!(if interest.is_readable() { socket.poll_read_ready(cx) } else { socket.poll_write_ready(cx) })?;
                 socket.try_io(interest, || operation(fd))
             }
-            Stream::Tls(_) | Stream::TlsUnix(_) => return Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+            _ => return Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
         };
         match done {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

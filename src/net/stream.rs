@@ -1,5 +1,7 @@
 //! One open connection to an endpoint, whatever it runs over.
 
+#![forbid(unsafe_code)]
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::pin::Pin;
@@ -20,6 +22,8 @@ pub enum Stream {
     Unix(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
     TlsUnix(Box<TlsStream<UnixStream>>),
+    #[cfg(test)]
+    Memory(super::memory::Socket),
 }
 
 impl Stream {
@@ -30,7 +34,7 @@ impl Stream {
 
     /// What the socket carries is what the peers say, so bytes may be moved inside the kernel.
     pub fn is_plain(&self) -> bool {
-        matches!(self, Self::Tcp(_) | Self::Unix(_))
+        !matches!(self, Self::Tls(_) | Self::TlsUnix(_))
     }
 
     /// The TCP socket underneath, if it is one: what has a `TCP_INFO` and keepalive.
@@ -38,6 +42,8 @@ impl Stream {
         match self {
             Self::Tcp(_) | Self::Tls(_) => Some(self.raw_fd()),
             Self::Unix(_) | Self::TlsUnix(_) => None,
+            #[cfg(test)]
+            Self::Memory(_) => None,
         }
     }
 
@@ -46,6 +52,15 @@ impl Stream {
         match self.tcp_fd() {
             Some(fd) => kernel::tcp_info(fd),
             None => Err(io::Error::new(io::ErrorKind::Unsupported, "a unix socket has no TCP_INFO")),
+        }
+    }
+
+    /// See [`kernel::has_failed`].
+    pub fn has_failed(&self) -> bool {
+        match self {
+            #[cfg(test)]
+            Self::Memory(stream) => stream.has_failed(),
+            _ => kernel::has_failed(self.raw_fd()),
         }
     }
 
@@ -64,6 +79,8 @@ impl Stream {
             Self::Tcp(stream) => stream.poll_read_ready(context),
             Self::Unix(stream) => stream.poll_read_ready(context),
             Self::Tls(_) | Self::TlsUnix(_) => Poll::Ready(Ok(())),
+            #[cfg(test)]
+            Self::Memory(stream) => stream.poll_read_ready(context),
         }
     }
 
@@ -76,6 +93,10 @@ impl Stream {
 
     /// Its close will be a reset. A unix socket has none: its peer sees the end.
     pub fn reset_on_close(&self) -> io::Result<()> {
+        #[cfg(test)]
+        if let Self::Memory(stream) = self {
+            stream.reset_on_close();
+        }
         match self.tcp_fd() {
             Some(_) => socket::reset_on_close(self),
             None => Ok(()),
@@ -90,6 +111,8 @@ impl AsFd for Stream {
             Self::Unix(stream) => stream.as_fd(),
             Self::Tls(stream) => stream.get_ref().0.as_fd(),
             Self::TlsUnix(stream) => stream.get_ref().0.as_fd(),
+            #[cfg(test)]
+            Self::Memory(_) => unreachable!("a socket of memory has no descriptor"),
         }
     }
 }
@@ -112,6 +135,11 @@ macro_rules! each {
             }
             Stream::TlsUnix(inner) => {
                 let $stream = Pin::new(&mut **inner);
+                $call
+            }
+            #[cfg(test)]
+            Stream::Memory(inner) => {
+                let $stream = Pin::new(inner);
                 $call
             }
         }

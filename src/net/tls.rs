@@ -1,6 +1,8 @@
 //! TLS: who is trusted, who we are, and taking renewed files without a restart. Towards the endpoints here, towards a
 //! gateway's dialers in [`server`].
 
+#![forbid(unsafe_code)]
+
 #[cfg(test)]
 pub(crate) mod authority;
 mod files;

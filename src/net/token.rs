@@ -1,5 +1,7 @@
 //! The file of a token: what both ends of a tunnel share.
 
+#![forbid(unsafe_code)]
+
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;

@@ -1,8 +1,9 @@
 //! The connection a tunnel's link runs over: plain TCP, or TLS 1.3 over it.
 
+#![forbid(unsafe_code)]
+
 use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -12,9 +13,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
 use super::identity::Identity;
-use super::kernel::{self, TcpInfo};
-use super::socket;
+use super::kernel::TcpInfo;
 use super::stream::Stream;
+use super::tcp::{Tcp, Unbound};
 
 /// Plain text encrypted ahead of the socket, in bytes: four records.
 const AHEAD: usize = 64 << 10;
@@ -30,7 +31,7 @@ const ROOMY: usize = 64 << 10;
 /// A wire belongs to the runtime it was made in; [`Wire::park`] takes it to another.
 #[derive(Debug)]
 pub struct Wire {
-    tcp: TcpStream,
+    tcp: Tcp,
     tls: Option<Box<Connection>>,
     identity: Option<Identity>,
     peer: Option<SocketAddr>,
@@ -40,7 +41,7 @@ pub struct Wire {
 /// A wire between two runtimes: nothing is read or written, and nothing is lost.
 #[derive(Debug)]
 pub struct Parked {
-    tcp: std::net::TcpStream,
+    tcp: Unbound,
     tls: Option<Box<Connection>>,
     identity: Option<Identity>,
     peer: Option<SocketAddr>,
@@ -48,14 +49,14 @@ pub struct Parked {
 }
 
 impl Wire {
-    pub fn plain(tcp: TcpStream) -> Self {
-        Self::new(tcp, None, None)
+    pub fn plain(tcp: impl Into<Tcp>) -> Self {
+        Self::new(tcp.into(), None, None)
     }
 
     /// After the handshake.
     pub fn from_client_tls(stream: client::TlsStream<TcpStream>) -> Self {
         let (tcp, connection) = stream.into_inner();
-        Self::new(tcp, Some(Connection::Client(connection)), None)
+        Self::new(tcp.into(), Some(Connection::Client(connection)), None)
     }
 
     /// After the handshake, which has verified the dialer's certificate if it asked for one.
@@ -63,7 +64,7 @@ impl Wire {
         let (tcp, connection) = stream.into_inner();
         let leaf = connection.peer_certificates().and_then(|chain| chain.first());
         let identity = leaf.and_then(|leaf| Identity::of_certificate(leaf));
-        Self::new(tcp, Some(Connection::Server(connection)), identity)
+        Self::new(tcp.into(), Some(Connection::Server(connection)), identity)
     }
 
     /// A connection as it was dialled. A unix socket is none of ours and comes back.
@@ -71,11 +72,13 @@ impl Wire {
         match stream {
             Stream::Tcp(tcp) => Ok(Self::plain(tcp)),
             Stream::Tls(stream) => Ok(Self::from_client_tls(*stream)),
+            #[cfg(test)]
+            Stream::Memory(socket) => Ok(Self::plain(Tcp::Memory(socket))),
             other => Err(other),
         }
     }
 
-    fn new(tcp: TcpStream, tls: Option<Connection>, identity: Option<Identity>) -> Self {
+    fn new(tcp: Tcp, tls: Option<Connection>, identity: Option<Identity>) -> Self {
         let (peer, local) = (tcp.peer_addr().ok(), tcp.local_addr().ok());
         let tls = tls.map(|mut connection| {
             connection.set_buffer_limit(Some(AHEAD));
@@ -172,13 +175,13 @@ impl Wire {
     }
 
     /// The socket; under TLS it carries ciphertext.
-    pub fn tcp(&self) -> &TcpStream {
+    pub fn tcp(&self) -> &Tcp {
         &self.tcp
     }
 
     /// What the kernel knows of it.
     pub fn tcp_info(&self) -> io::Result<TcpInfo> {
-        kernel::tcp_info(self.tcp.as_raw_fd())
+        self.tcp.info()
     }
 
     /// As it was when the connection stood, so it is there for the last words about a lost one.
@@ -192,19 +195,19 @@ impl Wire {
 
     /// Its close will be a reset.
     pub fn reset_on_close(&self) -> io::Result<()> {
-        socket::reset_on_close(&self.tcp)
+        self.tcp.reset_on_close()
     }
 
     /// The socket takes more only while fewer than so many bytes have not left the host. `Ok(false)`: this system
     /// cannot.
     pub fn set_notsent_lowat(&self, bytes: u32) -> io::Result<bool> {
-        kernel::set_notsent_lowat(self.tcp.as_raw_fd(), bytes)
+        self.tcp.set_notsent_lowat(bytes)
     }
 
     /// Leaves this runtime with all that was read, decrypted and encrypted. An error means the connection is gone.
     pub fn park(self) -> io::Result<Parked> {
         let Self { tcp, tls, identity, peer, local } = self;
-        Ok(Parked { tcp: tcp.into_std()?, tls, identity, peer, local })
+        Ok(Parked { tcp: tcp.unbind()?, tls, identity, peer, local })
     }
 }
 
@@ -212,11 +215,11 @@ impl Parked {
     /// Joins the runtime it is called in; panics outside of one. An error means the connection is gone.
     pub fn unpark(self) -> io::Result<Wire> {
         let Self { tcp, tls, identity, peer, local } = self;
-        Ok(Wire { tcp: TcpStream::from_std(tcp)?, tls, identity, peer, local })
+        Ok(Wire { tcp: tcp.bind()?, tls, identity, peer, local })
     }
 }
 
-fn read_tcp(tcp: &mut TcpStream, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+fn read_tcp(tcp: &mut Tcp, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
     let mut buffer = ReadBuf::new(buffer);
     ready!(Pin::new(tcp).poll_read(context, &mut buffer))?;
     Poll::Ready(Ok(buffer.filled().len()))
@@ -228,7 +231,7 @@ fn read_tcp(tcp: &mut TcpStream, context: &mut Context<'_>, buffer: &mut [u8]) -
 /// that is there. The plain text never catches up with the ciphertext still to be taken: no record grows, and what
 /// rustls held before is less than the room.
 fn read_many_records(
-    tcp: &mut TcpStream,
+    tcp: &mut Tcp,
     tls: &mut Connection,
     context: &mut Context<'_>,
     buffer: &mut [u8],
@@ -258,7 +261,7 @@ fn read_many_records(
 
 /// For buffers too small to hold ciphertext as well: rustls reads as it likes.
 fn read_a_record(
-    tcp: &mut TcpStream,
+    tcp: &mut Tcp,
     tls: &mut Connection,
     context: &mut Context<'_>,
     buffer: &mut [u8],
@@ -278,7 +281,7 @@ fn read_a_record(
 }
 
 /// Writes until the socket has all there is.
-fn flush(tcp: &mut TcpStream, tls: &mut Connection, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+fn flush(tcp: &mut Tcp, tls: &mut Connection, context: &mut Context<'_>) -> Poll<io::Result<()>> {
     while tls.wants_write() {
         match tls.write_tls(&mut Socket { tcp, context }) {
             Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -296,7 +299,7 @@ fn invalid(error: rustls::Error) -> io::Error {
 
 /// The socket as rustls wants it; `WouldBlock` has set the waker.
 struct Socket<'a, 'b> {
-    tcp: &'a mut TcpStream,
+    tcp: &'a mut Tcp,
     context: &'a mut Context<'b>,
 }
 

@@ -200,7 +200,7 @@ impl<T> Session<T> {
             last_data: 0,
             company: None,
             #[cfg(test)]
-            broken: super::Broken::default(),
+            broken: super::Broken::current(),
         }
     }
 
@@ -305,8 +305,11 @@ impl<T> Session<T> {
         self.streams.get_mut(&stream).map(|stream| &mut stream.user)
     }
 
+    /// In the order in which they were opened.
     pub fn ids(&self) -> Vec<u32> {
-        self.streams.keys().copied().collect()
+        let mut ids: Vec<u32> = self.streams.keys().copied().collect();
+        ids.sort_unstable();
+        ids
     }
 
     /// The other end has taken the stream, as far as we know.
@@ -382,6 +385,10 @@ impl<T> Session<T> {
             return 0;
         }
         let kept = self.replay_limit().saturating_sub(self.out.unacknowledged());
+        #[cfg(test)]
+        if self.broken.no_window {
+            return kept.min(room).min(PAYLOAD_MAX as u64) as usize;
+        }
         stream.credit.min(kept).min(room).min(PAYLOAD_MAX as u64) as usize
     }
 
@@ -783,6 +790,16 @@ impl<T> Session<T> {
         if let Some(beats) = self.tune.take() {
             self.push(0, Kind::Tune, &frame::encode_beats(&beats));
         }
+        // Before the OPENs: the peer counts a stream that is over until it hears so, and would refuse one for want of room.
+        while self.out.unsent() < room
+            && let Some((id, word)) = self.last_words.pop_front()
+        {
+            match word {
+                LastWord::Refused(code) => self.push(id, Kind::Refused, &[code as u8]),
+                LastWord::Reset(code) => self.push(id, Kind::Reset, &[code as u8]),
+                LastWord::Fin => self.push(id, Kind::Fin, &[]),
+            }
+        }
         while self.out.unsent() < room
             && let Some(id) = self.unopened.front().copied()
         {
@@ -795,15 +812,6 @@ impl<T> Session<T> {
         while self.out.unsent() < room {
             let Some(id) = self.listed.pop_front() else { break };
             self.speak(id, now);
-        }
-        while self.out.unsent() < room
-            && let Some((id, word)) = self.last_words.pop_front()
-        {
-            match word {
-                LastWord::Refused(code) => self.push(id, Kind::Refused, &[code as u8]),
-                LastWord::Reset(code) => self.push(id, Kind::Reset, &[code as u8]),
-                LastWord::Fin => self.push(id, Kind::Fin, &[]),
-            }
         }
     }
 
@@ -862,5 +870,50 @@ impl<T> Session<T> {
     /// The connection took so many bytes of [`next`](Self::next).
     pub fn sent(&mut self, count: usize) {
         self.out.sent(count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What one end says goes to the other, whose owner takes every stream and ends what has come to its ends.
+    fn talk(from: &mut Session<()>, to: &mut Session<()>, now: Instant) {
+        from.emit(u64::MAX, now);
+        while !from.next().is_empty() {
+            let bytes = from.next().to_vec();
+            from.sent(bytes.len());
+            let mut rest = &bytes[..];
+            while let Some(incoming) = to.receive(now, &mut rest).unwrap() {
+                match incoming {
+                    Incoming::Open { stream, opening } => {
+                        to.admit(stream, &opening, (), now);
+                        to.finish(stream);
+                    }
+                    Incoming::Fin { stream } if to.is_finished(stream) => {
+                        to.release(stream);
+                    }
+                    Incoming::Refused { stream, code } => panic!("stream {stream} is refused: {code:?}"),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_that_is_over_makes_room_before_the_next_is_opened() {
+        let now = Instant::now();
+        let limits = Limits { buffer: 1 << 20, peer_buffer: 1 << 20, windows: 1 << 20, streams: 1 };
+        let (mut dialer, mut gateway) = (Session::new(true, limits, now), Session::new(false, limits, now));
+        let first = dialer.open("s", None, None, 0, (), now).unwrap();
+        talk(&mut dialer, &mut gateway, now);
+        talk(&mut gateway, &mut dialer, now);
+        // Its end waits to be said while the next stream is opened.
+        dialer.finish(first);
+        assert!(dialer.is_finished(first) && dialer.release(first).is_some());
+        let next = dialer.open("s", None, None, 0, (), now).unwrap();
+        talk(&mut dialer, &mut gateway, now);
+        talk(&mut gateway, &mut dialer, now);
+        assert!(gateway.get(next).is_some() && gateway.streams() == 1);
     }
 }

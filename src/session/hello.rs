@@ -100,7 +100,7 @@ const HAS_RESUME_PROOF: u8 = 1;
 const HAS_TOKEN_PROOF: u8 = 2;
 
 /// Which session; 128 random bits. Zeros stand for one that is yet to be made.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub [u8; 16]);
 
 impl SessionId {

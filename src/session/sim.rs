@@ -2,7 +2,7 @@
 //!
 //! Connections are cut at any byte (of a header, a payload, a hello), fall silent one way, deliver late after another has
 //! taken over. At the end every byte, every FIN and every RESET of both directions must have arrived as it was sent.
-//! `EVERLINK_SEED=n cargo test one_seed` runs one number again.
+//! `EVERLINK_SEED=n cargo test --lib session::sim::one_seed` runs one number again.
 
 mod claims;
 mod end;
@@ -22,6 +22,7 @@ use self::wire::{Connection, Micros, SECOND};
 use super::frame::{Kind, RefusalCode, ResetCode};
 use super::{Broken, GoAwayCode, Limits};
 use crate::config::Beats;
+use crate::seeds;
 
 /// Seeds of one test; there are four such tests. Raise it to search longer.
 const SEEDS: u64 = 80;
@@ -193,12 +194,12 @@ fn beats(misses: u32) -> Beats {
     Beats { interval: Duration::from_secs(1), timeout: Duration::from_secs(1), misses }
 }
 
-fn seeds(from: u64, to: u64) -> Counts {
+fn run_all(from: u64, to: u64) -> Counts {
     let mut all = Counts::new();
     for seed in from..to {
         match run(seed, Broken::default()) {
             Ok(counts) => merge(&mut all, &counts),
-            Err(text) => panic!("EVERLINK_SEED={seed}: {text}"),
+            Err(text) => panic!("{}", seeds::failure("session::sim", seed, &text)),
         }
     }
     all
@@ -206,28 +207,36 @@ fn seeds(from: u64, to: u64) -> Counts {
 
 /// The first seed that shows the fault.
 fn found(broken: Broken) -> Option<u64> {
-    (0..200).find(|&seed| run(seed, broken).inspect_err(|text| println!("EVERLINK_SEED={seed}: {text}")).is_err())
+    (0..200).find(|&seed| run(seed, broken).inspect_err(|text| println!("seed {seed}: {text}")).is_err())
 }
 
 #[test]
 fn no_byte_is_lost_or_doubled_however_the_connections_fall() {
-    seeds(0, SEEDS);
+    run_all(0, SEEDS);
 }
 
 #[test]
 fn nor_with_other_seeds() {
-    seeds(SEEDS, 2 * SEEDS);
+    run_all(SEEDS, 2 * SEEDS);
 }
 
 #[test]
 fn one_seed() {
-    let seed = std::env::var("EVERLINK_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
-    seeds(seed, seed + 1);
+    let seed = seeds::one();
+    run_all(seed, seed + 1);
+}
+
+/// For `tests/simulate`.
+#[test]
+#[ignore = "many seeds take long"]
+fn many_seeds() {
+    let counts = seeds::many("session::sim", |seed| run(seed, Broken::default()), merge);
+    counts.iter().for_each(|(mark, count)| println!("{mark:<48} {count:>12}"));
 }
 
 #[test]
 fn everything_that_may_happen_has_happened() {
-    let counts = seeds(2 * SEEDS, 4 * SEEDS);
+    let counts = run_all(2 * SEEDS, 4 * SEEDS);
     let marks = MARKS.into_iter().chain(Kind::ALL.map(Kind::name));
     let missing: Vec<_> = marks.filter(|mark| counts.get(mark).is_none_or(|count| *count == 0)).collect();
     assert!(missing.is_empty(), "never reached: {missing:?} of {counts:#?}");

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::hub::Hub;
 use super::slot::Client;
+use crate::clock;
 use crate::config;
 use crate::listener::client::Socket;
 use crate::listener::{Arrivals, Arrived};
@@ -43,7 +44,7 @@ impl Door {
     /// those who say nothing would be without number.
     async fn introduce(self: Arc<Self>, arrived: Arrived) {
         let Arrived { socket, peer, local } = arrived;
-        let accepted = Instant::now();
+        let accepted = clock::now();
         let Some((Socket::Tcp(socket), place)) = self.hub.admit(socket) else { return };
         let Ok(mut stream) = TcpStream::from_std(socket) else { return };
         let header = match timeout(HEADER_WITHIN, header(&mut stream)).await {

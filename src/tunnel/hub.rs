@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
 use super::slot::{Client, Place, Slot, order};
+use crate::clock;
 use crate::config;
 use crate::link::resolve::Resolver;
 use crate::listener::Arrived;
@@ -191,7 +192,7 @@ impl Hub {
     /// A client of `service` was accepted: hands it to a link, lets it wait, or refuses it.
     pub fn arrive(self: &Arc<Self>, arrived: Arrived, service: Arc<str>, hops: u8) {
         let Arrived { socket, peer, local } = arrived;
-        let accepted = Instant::now();
+        let accepted = clock::now();
         if let Some((socket, place)) = self.admit(socket) {
             self.enter(Client { socket, accepted, service, peer, local, hops, place });
         }

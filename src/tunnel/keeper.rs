@@ -12,8 +12,10 @@ use tokio_util::sync::CancellationToken;
 use super::hub::Hub;
 use super::link::LinkTask;
 use super::slot::{Slot, order};
+use crate::clock;
 use crate::config;
 use crate::link::sleep_until_or_never;
+use crate::workers::of_process;
 
 /// What is cut at the end of a drain is gone after this.
 const CUT_WITHIN: Duration = Duration::from_secs(5);
@@ -47,7 +49,7 @@ impl Keeper {
         }
         self.fill();
         loop {
-            let expiry = self.hub.expire(Instant::now());
+            let expiry = self.hub.expire(clock::now());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -74,8 +76,8 @@ impl Keeper {
         let wanted = self.settings.borrow_and_update().pool.size;
         let mut staying: Vec<_> = self.slots.values().filter(|slot| !slot.leaving.load(Ordering::Acquire)).collect();
         if staying.len() > wanted {
-            // Those with the fewest streams go.
-            staying.sort_by_key(|slot| std::cmp::Reverse(slot.streams.load(Ordering::Relaxed)));
+            // Those with the fewest streams go, of equal ones the youngest.
+            staying.sort_by_key(|slot| (std::cmp::Reverse(slot.streams.load(Ordering::Relaxed)), slot.id));
             for slot in staying.into_iter().skip(wanted) {
                 slot.leaving.store(true, Ordering::Release);
                 slot.tell(order::DRAIN);
@@ -91,7 +93,7 @@ impl Keeper {
         let hub = self.hub.clone();
         let (slot, handle) = hub.add_slot();
         let link = LinkTask::new(&hub, &slot, self.drain.clone(), failed);
-        let id = self.links.spawn_on(link.run(), handle).id();
+        let id = self.links.spawn_on(of_process(link.run()), handle).id();
         self.slots.insert(id, slot);
     }
 
@@ -108,7 +110,7 @@ impl Keeper {
         if slot.leaving.load(Ordering::Acquire) {
             return;
         }
-        let now = Instant::now();
+        let now = clock::now();
         let calm = self.last_panic.replace(now).is_none_or(|last| now - last > CALM);
         self.panics = if calm { 1 } else { self.panics.saturating_add(1) };
         self.hub.note("panicked", "the link's task panicked and is started again".to_owned());
@@ -118,7 +120,9 @@ impl Keeper {
     /// The upstream is removed: streams may stay for the drain time, the series go last.
     async fn leave(mut self) {
         self.hub.close();
-        for slot in self.slots.values() {
+        let mut slots: Vec<_> = self.slots.values().collect();
+        slots.sort_by_key(|slot| slot.id);
+        for slot in slots {
             slot.leaving.store(true, Ordering::Release);
             slot.tell(order::DRAIN);
         }

@@ -20,12 +20,14 @@ use super::claims::{self, Action, AttemptId, Claims, Input, Place, State};
 use super::driver::{self, Driver, Event};
 use super::hub::{Alive, Hub};
 use super::slot::{Slot, order};
+use crate::clock;
 use crate::config::{self, Beats, Endpoint};
 use crate::link::dial::{DialError, DialOptions};
 use crate::link::sleep_until_or_never;
 use crate::metrics::{CloseReason, DialOutcome, LossReason};
 use crate::session::{GoAwayCode, ResetCode};
 use crate::status::LinkStatus;
+use crate::workers::of_process;
 use session::{Agreed, Known};
 use tell::{Counting, Way};
 
@@ -86,7 +88,7 @@ impl LinkTask {
         let mut settings = hub.settings.subscribe();
         let current = settings.borrow_and_update().clone();
         let endpoints = in_order(&current, slot.id);
-        let (now, seed) = (Instant::now(), fastrand::u64(..));
+        let (now, seed) = (clock::now(), fastrand::u64(..));
         let numbers = claims_settings(&current, endpoints.len());
         let claims = match failed {
             0 => Claims::new(numbers, now, seed),
@@ -170,7 +172,7 @@ impl LinkTask {
 
     /// Gives the state machine its input and does what it says.
     fn step(&mut self, input: Input) {
-        let now = Instant::now();
+        let now = clock::now();
         let waiting = self.driver.streams() > 0;
         let mut actions = Vec::new();
         if waiting != std::mem::replace(&mut self.told_waiting, waiting) {
@@ -205,7 +207,7 @@ impl LinkTask {
         let resolver = self.hub.resolver.clone();
         let way = Way::new(self.named(&target.endpoint));
         self.ways.insert(id, way);
-        let dark = self.dark_until.is_some_and(|until| until > Instant::now());
+        let dark = self.dark_until.is_some_and(|until| until > clock::now());
         let task = async move {
             let connected = match dark {
                 true => attempt::in_the_dark(target, options.connect_timeout).await,
@@ -213,7 +215,7 @@ impl LinkTask {
             };
             (id, Done::Connected(connected))
         };
-        let handle = self.tasks.spawn(task);
+        let handle = self.tasks.spawn(of_process(task));
         self.running.insert(id, handle);
     }
 
@@ -277,7 +279,7 @@ impl LinkTask {
         let within = answer_within(&settings, took, rtt);
         let nonce = hello.nonce;
         let task = async move { (id, Done::Asked(attempt::ask(wire, bytes, nonce, within).await.map(Box::new))) };
-        let handle = self.tasks.spawn(task);
+        let handle = self.tasks.spawn(of_process(task));
         self.running.insert(id, handle);
     }
 
@@ -288,7 +290,7 @@ impl LinkTask {
         match done {
             Done::Connected(Ok(connected)) => {
                 if let Some(way) = self.ways.get_mut(&id) {
-                    way.took = way.begun.elapsed();
+                    way.took = clock::since(way.begun);
                 }
                 self.ready.insert(id, connected);
                 self.step(Input::Ready(id));
@@ -383,7 +385,7 @@ impl LinkTask {
             self.step(Input::Retry);
         }
         if let Some(time) = self.slot.take_blackhole() {
-            let until = Instant::now() + time;
+            let until = clock::now() + time;
             self.dark_until = Some(until);
             self.driver.blackhole(until);
             self.tell_drill(time);
@@ -393,7 +395,7 @@ impl LinkTask {
     }
 
     fn timers(&mut self) {
-        let now = Instant::now();
+        let now = clock::now();
         if self.move_at.is_some_and(|at| now >= at) {
             self.move_at = None;
             self.move_on(LossReason::Aged);
@@ -423,7 +425,7 @@ impl LinkTask {
     fn drain_away(&mut self) {
         self.slot.open.store(false, Ordering::Release);
         self.slot.leaving.store(true, Ordering::Release);
-        self.cut_at.get_or_insert(Instant::now() + *self.drain.borrow());
+        self.cut_at.get_or_insert(clock::now() + *self.drain.borrow());
         self.hub.keeper.notify_one();
         self.step(Input::Drain);
         self.end_when_drained();

@@ -46,7 +46,8 @@ fn read(socket: &SockRef<'_>) -> Option<Keepalive> {
 }
 
 fn find<T>(mut look: impl FnMut(&SockRef<'_>) -> Option<T>) -> Option<T> {
-    descriptors().into_iter().find_map(|fd| kernel::with_fd(fd, |fd: BorrowedFd<'_>| look(&SockRef::from(&fd))))
+    let mut look = |fd| kernel::with_fd(fd, |fd: BorrowedFd<'_>| Ok(look(&SockRef::from(&fd))));
+    descriptors().into_iter().find_map(|fd| look(fd).ok().flatten())
 }
 
 /// The numbers of this process's open descriptors.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::*;
+use crate::seeds;
 
 /// What happens next in a case.
 #[derive(Debug, Clone)]
@@ -397,6 +398,45 @@ fn fixed_cases(count: usize) -> Vec<Case> {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let strategy = cases();
     (0..count).map(|_| strategy.new_tree(&mut runner).expect("a case").current()).collect()
+}
+
+/// The case of a seed.
+fn case_of(seed: u64) -> Case {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let random = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(ProptestConfig::default(), random);
+    cases().new_tree(&mut runner).expect("a case").current()
+}
+
+/// Beats, deaths, cases.
+fn run_seed(seed: u64, filter: Filter) -> Result<[u64; 3], String> {
+    Sim::new(&case_of(seed), filter).run().map(|(beats, dead)| [beats.into(), dead.into(), 1])
+}
+
+#[test]
+fn one_seed() {
+    let seed = seeds::one();
+    if let Err(text) = run_seed(seed, Filter::LineMode) {
+        panic!("{}", seeds::failure("direct::line::sim", seed, &text));
+    }
+}
+
+/// For `tests/simulate`.
+#[test]
+#[ignore = "many seeds take long"]
+fn many_seeds() {
+    let add = |all: &mut [u64; 3], more: &[u64; 3]| (0..3).for_each(|at| all[at] += more[at]);
+    let [beats, dead, _] = seeds::many("direct::line::sim", |seed| run_seed(seed, Filter::LineMode), add);
+    println!("{:<48} {beats:>12}\n{:<48} {dead:>12}", "beats", "servers called dead");
+}
+
+#[test]
+fn the_check_finds_a_beats_byte_that_is_handed_out() {
+    let found = (0..200).find(|&seed| run_seed(seed, Filter::Nothing).is_err());
+    println!("found by seed {:?}", found.expect("within 200 seeds"));
 }
 
 proptest! {

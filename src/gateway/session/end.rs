@@ -1,14 +1,14 @@
 //! How a session comes to its end.
 
-use std::time::Instant;
-
 use super::{Live, Order};
+use crate::clock;
 use crate::gateway::{Phase, admit, handshake};
 use crate::log;
 use crate::metrics::{CloseReason, Label, LossReason};
 use crate::net::wire::Parked;
 use crate::session::ResetCode;
 use crate::tunnel::driver::Driver;
+use crate::workers::of_process;
 
 /// Why a session is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(super) enum End {
 impl Live {
     pub(super) fn connection_lost(&mut self, reason: LossReason, error: &str) -> Result<(), End> {
         self.held = None;
-        self.lost = Some(Instant::now());
+        self.lost = Some(clock::now());
         self.shown.disconnected();
         if self.done {
             return Err(End::Done);
@@ -49,7 +49,7 @@ impl Live {
     /// The session is forgotten, and everything that belongs to it.
     pub(super) fn end(self, end: End) {
         let Self { membership, mut inbox, mut driver, shared, .. } = self;
-        let (id, age) = (membership.id, membership.made.elapsed());
+        let (id, age) = (membership.id, clock::since(membership.made));
         // From here on nobody finds it; whoever has just done so hears the same as all who come later.
         drop(membership);
         inbox.close();
@@ -58,10 +58,10 @@ impl Live {
                 && let Ok(wire) = Parked::unpark(claim.wire)
             {
                 let (shared, connection) = (shared.clone(), claim.connection);
-                tokio::spawn(async move {
+                tokio::spawn(of_process(async move {
                     handshake::turn_away(&shared, *admit::unknown(wire), connection.peer).await;
                     drop(connection);
-                });
+                }));
             }
         }
         let reason = match end {

@@ -9,6 +9,7 @@ use crate::gateway::{Trouble, services};
 use crate::log;
 use crate::session::{Opening, RefusalCode};
 use crate::tunnel::driver::Local;
+use crate::workers::of_process;
 
 impl Live {
     pub(super) fn open(&mut self, stream: u32, opening: Opening) {
@@ -28,7 +29,7 @@ impl Live {
         };
         self.shared.came.fetch_add(1, Ordering::Relaxed);
         let (service, shared) = (service.clone(), self.shared.clone());
-        let dial = self.dials.spawn(async move {
+        let dial = self.dials.spawn(of_process(async move {
             let name = &opening.service;
             let tell = |why: &str| {
                 shared.trouble(Trouble::Service(name.clone()), |left_out| {
@@ -36,7 +37,7 @@ impl Live {
                 });
             };
             services::connect(service, &opening, &shared.resolver, tell).await
-        });
+        }));
         self.streams.insert(dial.id(), stream);
         self.dialling.insert(stream, dial);
     }

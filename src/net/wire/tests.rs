@@ -376,7 +376,7 @@ async fn a_wire_tells_its_ends_its_state_and_its_peers_name() {
     assert_eq!(near.identity(), None);
     #[cfg(target_os = "linux")]
     {
-        assert_eq!(near.tcp_info().unwrap().state, kernel::TcpState::Established);
+        assert_eq!(near.tcp_info().unwrap().state, crate::net::kernel::TcpState::Established);
         assert!(near.set_notsent_lowat(64 << 10).unwrap());
     }
     let mut far = far;

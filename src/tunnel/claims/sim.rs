@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use super::tests::settings;
 use super::*;
 use crate::config::{Jitter, Retry};
+use crate::seeds;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -527,10 +528,27 @@ fn a_session_is_never_doubled_never_stormed_for_and_always_comes_back() {
     for seed in 0..2000 {
         match Sim::new(seed, Wrong::Nothing).run() {
             Ok(sim) => resumed += sim.resumed,
-            Err(problem) => panic!("seed {seed}: {problem}"),
+            Err(problem) => panic!("{}", seeds::failure("tunnel::claims::sim", seed, &problem)),
         }
     }
     assert!(resumed > 2000 * 3, "only {resumed} resumes: the simulation tests nothing");
+}
+
+#[test]
+fn one_seed() {
+    let seed = seeds::one();
+    if let Err(problem) = Sim::new(seed, Wrong::Nothing).run() {
+        panic!("{}", seeds::failure("tunnel::claims::sim", seed, &problem));
+    }
+}
+
+/// For `tests/simulate`.
+#[test]
+#[ignore = "many seeds take long"]
+fn many_seeds() {
+    let run = |seed| Sim::new(seed, Wrong::Nothing).run().map(|sim| u64::from(sim.resumed));
+    let resumed = seeds::many("tunnel::claims::sim", run, |all, more| *all += more);
+    println!("{:<48} {resumed:>12}", "resumed");
 }
 
 #[test]

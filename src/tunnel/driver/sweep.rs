@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use super::Driver;
 use super::place::Reading;
+use crate::clock;
 use crate::link::watch::{self, Verdict};
 use crate::metrics::CloseReason;
-use crate::net::kernel::{self, TcpInfo};
+use crate::net::kernel::TcpInfo;
 use crate::net::socket::{self, Keepalive};
+use crate::net::stream::Stream;
 use crate::session::ResetCode;
 
 /// How often idle streams are looked for, and new sockets get their keepalive.
@@ -72,7 +74,7 @@ impl Driver {
         if !std::mem::replace(&mut place.stirred, true) {
             self.stirred.push(stream);
             if self.next_look.is_none() {
-                self.next_look = Some(Instant::now() + self.settings.beats.timeout);
+                self.next_look = Some(clock::now() + self.settings.beats.timeout);
             }
         }
     }
@@ -86,7 +88,7 @@ impl Driver {
         stirred.retain(|stream| {
             let Some(place) = self.session.get(*stream) else { return false };
             let unread = matches!(place.reading, Reading::NoCredit | Reading::NoRoom);
-            if unread && place.stream.as_ref().is_some_and(|socket| kernel::has_failed(socket.raw_fd())) {
+            if unread && place.stream.as_ref().is_some_and(Stream::has_failed) {
                 gone.push(*stream);
             }
             place.stirred = match place.stream.as_ref().map(|socket| socket.tcp_info()) {

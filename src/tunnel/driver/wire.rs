@@ -11,7 +11,6 @@ use super::{Driver, Event, PIECE, Reading, with_scratch};
 use crate::config::Beats;
 use crate::link::heartbeat::Delivery;
 use crate::metrics::LossReason;
-use crate::net::socket;
 use crate::net::wire::Wire;
 use crate::session::Violation;
 use crate::tunnel::pulse::{Death, Pulse, Verdict};
@@ -44,13 +43,13 @@ impl Connection {
         let room = Room::new();
         // Where the kernel has neither, everything works, only less well under stress.
         let _ = wire.set_notsent_lowat(room.kernel as u32);
-        let _ = socket::apply_rto_max(wire.tcp(), rto_max(beats));
+        let _ = wire.tcp().apply_rto_max(rto_max(beats));
         Self { wire, pulse, preface, written: 0, room, cork: Cork::new(now), passage: Passage::default(), broken: None }
     }
 
     pub fn retune(&mut self, beats: &Beats, now: Instant) {
         self.pulse.retune(*beats, now);
-        let _ = socket::apply_rto_max(self.wire.tcp(), rto_max(beats));
+        let _ = self.wire.tcp().apply_rto_max(rto_max(beats));
     }
 
     /// Looks whether bytes came that wait to be read, for while a claim is under way nothing is: a peer that answers no

@@ -1,6 +1,7 @@
 //! Clients who come to a link.
 
 use super::LinkTask;
+use crate::clock;
 use crate::tunnel::driver::Local;
 use crate::tunnel::slot::Client;
 
@@ -41,7 +42,7 @@ impl LinkTask {
             self.slot.one_less();
             return;
         }
-        metrics.wait.observe(accepted.elapsed().as_secs_f64());
+        metrics.wait.observe(clock::since(accepted).as_secs_f64());
         metrics.connections.inc();
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::LinkTask;
 use arc_swap::ArcSwapOption;
 
+use crate::clock;
 use crate::config::Endpoint;
 use crate::metrics::{
     CloseReason, DialOutcome, Direction, Label, LinkState, LossReason, ResumeOutcome, UpstreamMetrics, unix_now,
@@ -30,7 +31,7 @@ pub(super) struct Way {
 
 impl Way {
     pub fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, address: None, rtt: Duration::ZERO, begun: Instant::now(), took: Duration::ZERO }
+        Self { endpoint, address: None, rtt: Duration::ZERO, begun: clock::now(), took: Duration::ZERO }
     }
 }
 
@@ -115,7 +116,7 @@ impl LinkTask {
             State::Failed => (LinkState::Failed, 1, None),
             State::Draining | State::Closed => (LinkState::Draining, 1, None),
         };
-        let retry_at = retry_at.map(|at| SystemTime::now() + at.saturating_duration_since(Instant::now()));
+        let retry_at = retry_at.map(|at| SystemTime::now() + at.saturating_duration_since(clock::now()));
         let before = self.view.view();
         let connected = self.driver.peer().map(|address| address.to_string());
         let same = |view: &LinkView| {
@@ -198,7 +199,7 @@ impl LinkTask {
         let metrics = &self.hub.status.metrics;
         metrics.lose(reason);
         metrics.changed();
-        let lived = self.up_since.take().map(|since| since.elapsed()).unwrap_or_default();
+        let lived = self.up_since.take().map(clock::since).unwrap_or_default();
         metrics.lifetime.observe(lived.as_secs_f64());
         let endpoint = self.at.as_ref().map(|endpoint| endpoint.name.clone());
         if let Some(endpoint) = &endpoint {
@@ -212,7 +213,7 @@ impl LinkTask {
         self.event_of("lost", endpoint, Some(reason), format!("{error}; {} waiting", plural(streams)));
         self.hub.trouble(error.clone());
         self.last_error = Some(error);
-        self.lost_at.get_or_insert_with(Instant::now);
+        self.lost_at.get_or_insert_with(clock::now);
         self.slot.open.store(false, std::sync::atomic::Ordering::Release);
         self.alive = None;
     }
@@ -221,13 +222,13 @@ impl LinkTask {
     pub(super) fn tell_up(&mut self, way: &Way, resumed: bool, planned: Option<LossReason>, again: u64) {
         let metrics = self.hub.status.metrics.clone();
         metrics.dial(DialOutcome::Ok);
-        metrics.dial_duration.observe(way.begun.elapsed().as_secs_f64());
+        metrics.dial_duration.observe(clock::since(way.begun).as_secs_f64());
         metrics.changed();
         metrics.last_received.set(unix_now());
         if let Some(since) = self.up_since.filter(|_| resumed && self.lost_at.is_none()) {
             // The connection before was given up for this one: on purpose, or for an unanswered beat.
             metrics.lose(planned.unwrap_or(LossReason::Heartbeat));
-            metrics.lifetime.observe(since.elapsed().as_secs_f64());
+            metrics.lifetime.observe(clock::since(since).as_secs_f64());
             if planned.is_none() {
                 metrics.reconnects.inc();
                 if let Some(at) = &self.at {
@@ -235,12 +236,12 @@ impl LinkTask {
                 }
             }
         }
-        self.up_since = Some(Instant::now());
+        self.up_since = Some(clock::now());
         self.at = Some(way.endpoint.clone());
         self.view.update(|view| view.rtt = Some(way.rtt));
         self.alive = Some(self.hub.stay_alive(&way.endpoint.name));
         self.last_error = None;
-        let outage = self.lost_at.take().map(|since| since.elapsed());
+        let outage = self.lost_at.take().map(clock::since);
         if outage.is_some() {
             metrics.reconnects.inc();
         }

@@ -41,7 +41,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// Reads a whole head, as [`super::head::HeadScan`] found it.
+    /// Reads a whole head, as the scan of heads found it.
     pub fn parse(head: &[u8]) -> Result<Self, Refusal> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_LIMIT];
         let mut parsed = httparse::Request::new(&mut headers);

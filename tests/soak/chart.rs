@@ -159,7 +159,8 @@ impl Chart {
         let mut at = 0.0;
         while at <= self.end / seconds + 1e-9 {
             let x = self.x(at * seconds);
-            self.text(x, y + 6.0, "", "middle", &format!("{} {unit}", number(at)));
+            let anchor = if x > WIDTH - 3.0 * RIGHT { "end" } else { "middle" };
+            self.text(x, y + 6.0, "", anchor, &format!("{} {unit}", number(at)));
             let _ = write!(self.body, "<path class=\"g\" d=\"M{x:.1} {:.0}v-6\"/>", y - 6.0);
             at += step;
         }

@@ -112,7 +112,9 @@ async fn serve(stream: TcpStream, world: &World, place: Place, beats: &AtomicU64
     match ended {
         Ok(()) => {}
         Err(Broken::Wrong(what)) => talk.blame(world, &format!("at the server: {what}")),
-        Err(_) if world.is_excused(&talk) => {}
+        Err(_) if world.is_excused(&talk) => {
+            world.tally.cut_at_server.fetch_add(u64::from(place != Place::Server), Ordering::Relaxed);
+        }
         Err(broken) => talk.blame(world, &format!("at the server: {broken}")),
     }
 }

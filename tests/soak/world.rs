@@ -103,6 +103,8 @@ pub struct Tally {
     pub reset_direct: AtomicU64,
     /// Reset by this machine's kernel, which had no memory left for TCP, after both ends had said everything.
     pub starved: AtomicU64,
+    /// Talks through tunnels whose server's end was cut, with an excuse.
+    pub cut_at_server: AtomicU64,
     /// Checked bytes, by direction: through tunnels and directly.
     pub tunnel: [AtomicU64; 2],
     pub direct: [AtomicU64; 2],

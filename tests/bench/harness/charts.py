@@ -21,7 +21,7 @@ CHARTS = {
         (f"{BULK}, 64 streams up", "tunnel", "bulk64", "up_gb_per_cpu_s", "max", 1),
         ("64-byte request, 64 connections: CPU, µs", "tunnel", "request", "c64_cpu_us", "min", 1),
         ("New connection, 16 clients: CPU, µs", "tunnel", "churn", "w16_cpu_us", "min", 0),
-        (f"Under TLS: {BULK}, 1 stream up", "tls", "bulk", "up_gb_per_cpu_s", "max", 2),
+        ("GB a CPU-second under TLS, 1 stream up", "tls", "bulk", "up_gb_per_cpu_s", "max", 2),
         ("32 new connections at once, 50 ms away: first byte p99, ms", "tunnel", "first", "burst_p99_ms", "min", 0),
     ]),
     "cuts.svg": ("A cable pulled for ten seconds, in the middle of a transfer", [

@@ -53,7 +53,7 @@ pub struct Problem {
 impl Problem {
     /// A problem with a file as a whole.
     pub(super) fn of_file(name: &str, message: impl Into<String>) -> Self {
-        let message = message.into().chars().map(printable).collect();
+        let message = sentence(&message.into());
         let basis = Basis::Value;
         Self { severity: Severity::Error, message, help: Vec::new(), file: name.into(), places: Vec::new(), basis }
     }
@@ -71,7 +71,7 @@ impl Problem {
     }
 
     pub(super) fn help(mut self, help: impl Into<String>) -> Self {
-        self.help.push(help.into().chars().map(printable).collect());
+        self.help.push(sentence(&help.into()));
         self
     }
 
@@ -97,6 +97,11 @@ impl Problem {
             None => format!("{}: {}", self.file, self.message),
         }
     }
+}
+
+/// One line: what would break it, or a terminal, is replaced. A tab has its place among the lines of a file, not here.
+fn sentence(text: &str) -> String {
+    text.chars().map(|c| if c == '\t' { ' ' } else { printable(c) }).collect()
 }
 
 impl fmt::Display for Problem {
@@ -222,6 +227,14 @@ mod tests {
             problem.to_string(),
             "error: wrong\n   --> c.toml:100:1\n    |\n  1 |\n    | - see\n   ...\n100 | a = 1\n    | ^"
         );
+    }
+
+    #[test]
+    fn a_message_is_one_line_whatever_it_quotes() {
+        let source = Source::new("c.toml", "x = \"h\tunter\"".into());
+        let problem = Problem::at(&source, &(4..14), "\"h\tunter\" has a blank in it\n").help("write\t\x1b[1m");
+        assert_eq!(problem.line(), "c.toml:1:5: \"h unter\" has a blank in it\u{fffd}");
+        assert_eq!(problem.help, ["write \u{fffd}[1m"]);
     }
 
     #[test]

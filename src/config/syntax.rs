@@ -17,7 +17,7 @@ const MISTAKES_MAX: usize = 200;
 
 /// Of a longer text that is not TOML only the first mistake is told: the parser keeps some hundred bytes for each, and a
 /// mebibyte of garbage would take a quarter of a gibibyte from a process that is running.
-const SEARCHED_MAX: usize = 64 * 1024;
+const SEARCHED_MAX: usize = 32 * 1024;
 
 const NO_VALUE: &str = "key with no value";
 

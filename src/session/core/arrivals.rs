@@ -1,0 +1,237 @@
+//! What arrives, and what it changes.
+
+use std::time::{Duration, Instant};
+
+use super::{Incoming, Session};
+use crate::session::frame::{self, GoAwayCode, HOPS_MAX, Kind, Opening, RefusalCode, ResetCode};
+use crate::session::inbound::Piece;
+use crate::session::stream::{Direction, LastWord, Pending, Stream};
+use crate::session::violation::Violation;
+use crate::session::window::{LARGEST, Window};
+
+/// Last words waiting: at 16 bytes each, a quarter of a mebibyte.
+const LAST_WORDS: usize = 16 * 1024;
+/// What frames other than OPEN and DATA may add to the bytes kept for replay. An honest peer acknowledges long before: a
+/// mebibyte is the CREDITs for a gigabyte.
+const CONTROL_MOST: u64 = 1024 * 1024;
+/// DATA shorter than this is counted as a small frame is.
+const TINY: u32 = 256;
+/// Our credit for one stream ends here; a peer that gives more is at fault.
+const CREDIT_MOST: u64 = 4 * LARGEST;
+
+impl<T> Session<T> {
+    /// Whether the link may be read now; if not, from when on (`None`: once something was sent).
+    pub fn may_read(&mut self, now: Instant) -> Result<(), Option<Instant>> {
+        if self.last_words.len() >= LAST_WORDS {
+            return Err(None);
+        }
+        let later = [&mut self.opens, &mut self.small, &mut self.tiny].map(|bucket| bucket.ready_at(now));
+        let later = later.into_iter().flatten().max();
+        later.map_or(Ok(()), |at| Err(Some(at)))
+    }
+
+    /// Takes bytes from the front of `input` up to the next thing to act upon; `None`: all are taken.
+    /// Errors: the peer broke the protocol, and the session is over.
+    pub fn receive<'b>(&mut self, now: Instant, input: &mut &'b [u8]) -> Result<Option<Incoming<'b>>, Violation> {
+        match self.inbound.take(input)? {
+            None => Ok(None),
+            Some(Piece::Data { stream, bytes, begins }) => self.data(now, stream, bytes, begins).map(Some),
+            Some(Piece::Frame { stream, kind }) => self.frame(now, stream, kind).map(Some),
+            Some(Piece::Skipped) => {
+                self.small.take(now);
+                Ok(Some(Incoming::Nothing))
+            }
+        }
+    }
+
+    pub(super) fn data<'b>(
+        &mut self,
+        now: Instant,
+        id: u32,
+        bytes: &'b [u8],
+        begins: Option<u32>,
+    ) -> Result<Incoming<'b>, Violation> {
+        if begins.is_some_and(|length| length < TINY) {
+            self.tiny.take(now);
+        }
+        if id != self.last_data {
+            self.last_data = id;
+            self.company = Some(now);
+        }
+        let Some(stream) = self.streams.get_mut(&id) else {
+            // Late data of a stream that we have ended.
+            return if id <= self.newest { Ok(Incoming::Nothing) } else { Err(Violation::Stream) };
+        };
+        if stream.pending.open {
+            return Err(Violation::Stream);
+        }
+        if stream.receiving != Direction::Open {
+            return Err(Violation::AfterFin);
+        }
+        // The whole frame is held against the window before its first byte is passed on.
+        if let Some(length) = begins {
+            stream.window.receive(length.into())?;
+            stream.answered = true;
+        }
+        Ok(if bytes.is_empty() { Incoming::Nothing } else { Incoming::Data { stream: id, bytes } })
+    }
+
+    pub(super) fn frame<'b>(&mut self, now: Instant, id: u32, kind: Kind) -> Result<Incoming<'b>, Violation> {
+        self.small.take(now);
+        let payload = self.inbound.payload();
+        let number = |payload: &[u8]| payload.try_into().map(u64::from_le_bytes).map_err(|_| Violation::Length);
+        let byte = payload.first().copied().unwrap_or_default();
+        let dialers = matches!(kind, Kind::Opened | Kind::Refused);
+        if (kind == Kind::Open && self.dialer) || (dialers && !self.dialer) {
+            return Err(Violation::Role);
+        }
+        if kind.is_of_stream() && kind != Kind::Open && id > self.newest {
+            return Err(Violation::Stream);
+        }
+        match self.streams.get(&id) {
+            // The peer cannot know of it yet.
+            Some(stream) if stream.pending.open => return Err(Violation::Stream),
+            Some(stream) if stream.receiving == Direction::Cut && kind != Kind::Open => {
+                return Err(Violation::AfterFin);
+            }
+            _ => {}
+        }
+        let sent = self.out.unacknowledged() - self.out.unsent();
+        if kind != Kind::Ack && sent > self.kept_most + CONTROL_MOST {
+            return Err(Violation::Unacknowledged);
+        }
+        Ok(match kind {
+            Kind::Open => {
+                let opening = Opening::decode(payload)?;
+                return self.opened_by_peer(now, id, opening);
+            }
+            Kind::Opened => match self.streams.get_mut(&id) {
+                Some(stream) => {
+                    stream.answered = true;
+                    Incoming::Opened { stream: id }
+                }
+                None => Incoming::Nothing,
+            },
+            Kind::Refused => match self.streams.get_mut(&id) {
+                Some(stream) => {
+                    stream.cut();
+                    Incoming::Refused { stream: id, code: RefusalCode::from_byte(byte) }
+                }
+                None => Incoming::Nothing,
+            },
+            Kind::Credit => {
+                let more = payload.try_into().map(u32::from_le_bytes).map_err(|_| Violation::Length)?;
+                let Some(stream) = self.streams.get_mut(&id) else { return Ok(Incoming::Nothing) };
+                let credit = stream.credit.checked_add(more.into()).filter(|credit| more > 0 && *credit <= CREDIT_MOST);
+                stream.credit = credit.ok_or(Violation::Credit)?;
+                Incoming::Credit { stream: id }
+            }
+            Kind::Fin => match self.streams.get_mut(&id) {
+                Some(stream) if stream.receiving == Direction::Open => {
+                    stream.receiving = Direction::Ended;
+                    stream.pending.credit = false;
+                    stream.answered = true;
+                    Incoming::Fin { stream: id }
+                }
+                Some(_) => return Err(Violation::AfterFin),
+                None => Incoming::Nothing,
+            },
+            Kind::Reset => match self.streams.get_mut(&id) {
+                Some(stream) => {
+                    stream.cut();
+                    Incoming::Reset { stream: id, code: ResetCode::from_byte(byte) }
+                }
+                None => Incoming::Nothing,
+            },
+            Kind::Ping => {
+                // One slot, the newest wins: answers never queue.
+                self.pong = Some(number(payload)?);
+                if !self.pings.take(now) {
+                    return Err(Violation::Flood);
+                }
+                Incoming::Ping
+            }
+            Kind::Pong => Incoming::Pong { clock: number(payload)? },
+            Kind::Ack => {
+                let offset = number(payload)?;
+                self.out.acknowledge(offset)?;
+                self.measure(now);
+                Incoming::Acked
+            }
+            Kind::Tune => {
+                let bytes = payload.try_into().map_err(|_| Violation::Length)?;
+                Incoming::Tune(frame::decode_beats(bytes)?)
+            }
+            Kind::GoAway => {
+                let wait = payload.get(1..5).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
+                let retry_after = Duration::from_millis(wait.unwrap_or_default().into());
+                Incoming::GoAway { code: GoAwayCode::from_byte(byte), retry_after }
+            }
+            // The parser hands data on by itself.
+            Kind::Data => Incoming::Nothing,
+        })
+    }
+
+    pub(super) fn opened_by_peer<'b>(
+        &mut self,
+        now: Instant,
+        id: u32,
+        opening: Opening,
+    ) -> Result<Incoming<'b>, Violation> {
+        if id <= self.newest {
+            return Err(Violation::Reused);
+        }
+        // Twice the largest window is no window.
+        if u64::from(opening.window) > CREDIT_MOST {
+            return Err(Violation::Credit);
+        }
+        self.newest = id;
+        self.opens.take(now);
+        let refused = if self.streams.len() >= self.limits.streams {
+            Some(RefusalCode::Limit)
+        } else if self.go_away.is_some() {
+            Some(RefusalCode::Draining)
+        } else if opening.hops >= HOPS_MAX {
+            Some(RefusalCode::Hops)
+        } else {
+            None
+        };
+        if let Some(code) = refused {
+            self.last_words.push_back((id, LastWord::Refused(code)));
+            return Ok(Incoming::Nothing);
+        }
+        Ok(Incoming::Open { stream: id, opening })
+    }
+
+    /// Takes up a stream that [`Incoming::Open`] told of; before anything else is received.
+    pub fn admit(&mut self, stream: u32, opening: &Opening, user: T, now: Instant) {
+        let window = Window::accepted(&mut self.pool, now);
+        let entry = Stream {
+            user,
+            credit: opening.window.into(),
+            sending: Direction::Open,
+            receiving: Direction::Open,
+            window,
+            pending: Pending::default(),
+            answered: true,
+            opening: None,
+        };
+        self.streams.insert(stream, entry);
+    }
+
+    pub(super) fn measure(&mut self, now: Instant) {
+        let acked = self.out.acked();
+        let Some(since) = self.rate.since else {
+            (self.rate.since, self.rate.from) = (Some(now), acked);
+            return;
+        };
+        let elapsed = now.saturating_duration_since(since);
+        if elapsed < self.rtt.unwrap_or_default().max(Duration::from_millis(5)) {
+            return;
+        }
+        let bytes = (acked - self.rate.from) as f64 / elapsed.as_secs_f64();
+        // Up at once, down slowly: a pause of the sender is no narrower path.
+        self.rate.bytes = bytes.max(self.rate.bytes * 0.9);
+        (self.rate.since, self.rate.from) = (Some(now), acked);
+    }
+}

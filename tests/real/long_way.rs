@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::tunnel::{DOOR, both, nothing_was_lost};
+use super::tunnel::{DOOR, both, in_the_end};
 use crate::common::server::echo;
 use crate::faults::air::Air;
 use crate::faults::net::until;
@@ -104,7 +104,5 @@ fn fault_20_a_long_unsteady_path_that_reorders_doubles_and_spoils_packets_is_use
     let after = sidecar.until("beats in silence", |f| f.of(count, "site") >= before.of(count, "site") + 3.0);
     let rtt = (after.of(sum, "site") - before.of(sum, "site")) / (after.of(count, "site") - before.of(count, "site"));
     assert!((0.15..0.9).contains(&rtt), "{rtt} s");
-    nothing_was_lost(&sidecar, &gateway);
-    sidecar.until_baseline(held[0]);
-    gateway.until_baseline(held[1]);
+    in_the_end(&sidecar, &gateway, held);
 }

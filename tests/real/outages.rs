@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::tunnel::{BEATS, DOOR, LINK, both, certificates, gateway, nothing_was_lost, resumed, sidecar};
+use super::tunnel::{BEATS, DOOR, LINK, both, certificates, gateway, in_the_end, nothing_was_lost, resumed, sidecar};
 use crate::common::server::echo;
 use crate::faults::net::{Fault, Namespace, Net, until};
 use crate::faults::program::Program;
@@ -49,9 +49,7 @@ fn fault_08_a_transfer_both_ways_under_a_reset_every_200_ms_arrives_whole() {
     println!("{} MiB there and back in {:?}, {cuts} cuts, {} resumes", all >> 20, began.elapsed(), resumed(&sidecar));
     assert!(cuts >= 10 && resumed(&sidecar) >= 10, "{cuts} cuts");
     assert!(sidecar.figures().losses("site", "reset") >= cuts / 2, "lost by resets");
-    nothing_was_lost(&sidecar, &gateway);
-    sidecar.until_baseline(held[0]);
-    gateway.until_baseline(held[1]);
+    in_the_end(&sidecar, &gateway, held);
 }
 
 /// A client that sends, a service that checks; and the other way round, on another stream.
@@ -182,9 +180,7 @@ fn fault_43_a_session_survives_its_interface_going_and_returning() {
     println!("bytes moved {:?} after its return; busy meanwhile: {busy}", back.elapsed());
     assert!(back.elapsed() < Duration::from_secs(4), "{:?}", back.elapsed());
     talks.into_iter().for_each(|talk| assert!(talk.finish() > 0));
-    nothing_was_lost(&sidecar, &gateway);
-    sidecar.until_baseline(held[0]);
-    gateway.until_baseline(held[1]);
+    in_the_end(&sidecar, &gateway, held);
 }
 
 #[test]
@@ -213,9 +209,7 @@ fn fault_23_a_smaller_mtu_and_a_black_hole_for_large_packets_lose_nothing() {
     println!("declared dead after {noticed:?}");
     assert!(noticed < Duration::from_secs(8), "{noticed:?}");
     talks.into_iter().for_each(|talk| assert!(talk.finish() > 0));
-    nothing_was_lost(&sidecar, &gateway);
-    sidecar.until_baseline(held[0]);
-    gateway.until_baseline(held[1]);
+    in_the_end(&sidecar, &gateway, held);
 }
 
 #[test]
@@ -238,9 +232,7 @@ fn fault_19_lost_packets_lose_no_byte_and_a_few_of_them_no_link() {
         talks.iter().for_each(|talk| talk.until_moved(20_000));
     }
     talks.into_iter().for_each(|talk| assert!(talk.finish() > 0));
-    nothing_was_lost(&sidecar, &gateway);
-    sidecar.until_baseline(held[0]);
-    gateway.until_baseline(held[1]);
+    in_the_end(&sidecar, &gateway, held);
 }
 
 /// Megabytes are on their way when the path becomes slow: most of them are dropped by its small queue. With the numbers that
@@ -276,9 +268,7 @@ fn fault_21_a_path_that_becomes_a_slow_one_is_not_taken_for_dead() {
     }
     talks.iter().for_each(|talk| talk.until_moved(100_000));
     talks.into_iter().for_each(|talk| assert!(talk.finish() > 0));
-    nothing_was_lost(&sidecar, &gateway);
-    sidecar.until_baseline(held[0]);
-    gateway.until_baseline(held[1]);
+    in_the_end(&sidecar, &gateway, held);
 }
 
 /// Nobody tells the gateway anything: neither an end nor a reset.

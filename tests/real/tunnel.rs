@@ -10,7 +10,7 @@ use super::redis::Redis;
 use crate::common::PATIENCE;
 use crate::common::program::{command, finished, succeeded};
 use crate::faults::net::{Namespace, Net};
-use crate::faults::program::Program;
+use crate::faults::program::{Held, Program};
 use crate::tls::Authority;
 
 /// Where clients in the sidecar's namespace connect.
@@ -106,6 +106,14 @@ pub(super) fn nothing_was_lost(sidecar: &Program<'_>, gateway: &Program<'_>) {
         assert_eq!(figures.get("everlink_session_resumes_total", &labels), 0.0, "{outcome}");
     }
     assert_eq!(gateway.figures().get("everlink_gateway_sessions", &[]), 1.0);
+}
+
+/// Nothing was lost, and both have given back what they held before: `held`, the sidecar's and the gateway's.
+pub(super) fn in_the_end(sidecar: &Program<'_>, gateway: &Program<'_>, held: [Held; 2]) {
+    nothing_was_lost(sidecar, gateway);
+    let [of_sidecar, of_gateway] = held;
+    sidecar.until_baseline(of_sidecar);
+    gateway.until_baseline(of_gateway);
 }
 
 /// A dozen outages of six kinds, with a second of peace after each.

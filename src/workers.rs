@@ -146,7 +146,8 @@ async fn pulse(index: usize, status: &Status, stop: &CancellationToken) {
         }
         last = now;
         // No timer has noticed, for they stood still as well: they ring as late as ever, and the other ends have gone.
-        let asleep = kernel::suspended().saturating_sub(std::mem::replace(&mut suspended, kernel::suspended()));
+        let total = kernel::suspended();
+        let asleep = total.saturating_sub(std::mem::replace(&mut suspended, total));
         if index == 0 && asleep > ASLEEP {
             status.metrics.process_stalls.inc();
             status.wakes.send_modify(|wakes| *wakes += 1);

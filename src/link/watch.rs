@@ -1,8 +1,8 @@
 //! Whether a connection in use is dead, told from what TCP knows of it. Pure.
 //!
-//! Nothing may be injected into a client's connection, nor into a service's. But the kernel knows whether the peer's kernel still acknowledges:
-//! keepalive cannot tell while bytes are in flight, and `TCP_USER_TIMEOUT` kills live peers that merely do not read. So
-//! everlink looks at `TCP_INFO` itself.
+//! Nothing may be injected into a client's connection, nor into a service's. But the kernel knows whether the peer's kernel
+//! still acknowledges: keepalive cannot tell while bytes are in flight, and `TCP_USER_TIMEOUT` kills live peers that merely
+//! do not read. So everlink looks at `TCP_INFO` itself.
 
 use std::time::Duration;
 

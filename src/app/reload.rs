@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use super::{App, environment};
 use crate::admin::protocol::Answer;
@@ -42,6 +42,17 @@ impl App<'_> {
 
     /// Reads the file again and takes what it says; when asked for, the files it names as well.
     pub(super) fn reload(&mut self, cause: Cause) -> Answer {
+        if cause == Cause::Asked {
+            self.manager.reloading();
+        }
+        let answer = self.read_again(cause);
+        if cause == Cause::Asked {
+            self.manager.reloaded(&self.status, Instant::now());
+        }
+        answer
+    }
+
+    fn read_again(&mut self, cause: Cause) -> Answer {
         let mut lines = if cause == Cause::Asked { self.running.reload_files() } else { Vec::new() };
         let loaded = match config::load(&self.path, &environment) {
             Ok(loaded) => loaded,

@@ -1,5 +1,6 @@
 """Shapes and values: the API schemas, and what they leave open (words from a closed list, quantities)."""
 
+import functools
 import json
 import re
 from decimal import Decimal
@@ -9,6 +10,9 @@ import jsonschema
 import kubernetes_validate
 
 from .model import label, walk
+
+# It reads megabytes for each manifest.
+kubernetes_validate.utils.schema_contents = functools.cache(kubernetes_validate.utils.schema_contents)
 
 SCHEMAS = Path(__file__).parent.parent / "schemas"
 

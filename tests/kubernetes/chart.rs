@@ -133,7 +133,12 @@ fn plain(value: &Value) -> Value {
             }
             kept.into()
         }
-        Value::Array(list) => list.iter().map(plain).collect(),
+        Value::Array(list) => {
+            let mut list: Vec<_> = list.iter().map(plain).collect();
+            // Containers, volumes and the like go by their names.
+            list.sort_by_key(|each| each["name"].to_string());
+            list.into()
+        }
         Value::String(text) if text == "everlink-example" => "app".into(),
         Value::String(text) => text.trim_end().into(),
         other => other.clone(),

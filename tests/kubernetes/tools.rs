@@ -122,7 +122,9 @@ fn linted(what: &str, manifests: &[Value], versions: &[&str]) -> (Output, TempDi
     let texts: Vec<_> = manifests.iter().map(Value::to_string).collect();
     std::fs::write(&path, texts.join("\n---\n")).expect("written");
     let mut command = python("lint.py");
-    command.arg("--documented").arg(tree("deploy/kubernetes/README.md"));
+    for readme in ["deploy/kubernetes/README.md", "deploy/helm/everlink/README.md"] {
+        command.arg("--documented").arg(tree(readme));
+    }
     for version in versions {
         command.args(["--version", version]);
     }

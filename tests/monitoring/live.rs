@@ -19,6 +19,8 @@ struct Query {
     place: String,
     expression: String,
     instant: bool,
+    /// Several queries of a table become one line for each set of labels: metrics' names would keep them apart.
+    joined: bool,
     /// An annotation marks what happens seldom, and need not have happened here.
     may_be_empty: bool,
 }
@@ -36,7 +38,7 @@ impl Query {
         ];
         let expression = variables.iter().fold(expression.to_owned(), |text, (name, value)| text.replace(name, value));
         assert!(!expression.contains('$'), "{place}: a variable that nobody knows: {expression}");
-        Self { place, expression, instant, may_be_empty: false }
+        Self { place, expression, instant, joined: false, may_be_empty: false }
     }
 
     /// Everything the dashboard asks for: panels, annotations and the lists of its variables.
@@ -45,7 +47,9 @@ impl Query {
         for panel in list(&dashboard["panels"]) {
             for target in list(&panel["targets"]) {
                 let place = format!("{} {}", text(&panel["title"]), text(&target["refId"]));
-                all.push(Self::new(place, text(&target["expr"]), target["instant"] == true));
+                let query = Self::new(place, text(&target["expr"]), target["instant"] == true);
+                let joined = panel["type"] == "table" && list(&panel["targets"]).len() > 1;
+                all.push(Self { joined, ..query });
             }
         }
         for annotation in list(&dashboard["annotations"]["list"]) {
@@ -71,7 +75,11 @@ impl Query {
                 prometheus.try_api(&format!("/api/v1/query_range?query={query}&{range}"))?
             }
         };
-        Ok(list(&data["result"]).len())
+        let series = list(&data["result"]);
+        if self.joined && series.iter().any(|one| one["metric"].get("__name__").is_some()) {
+            return Err("the name of the metric keeps the table's lines apart".to_owned());
+        }
+        Ok(series.len())
     }
 }
 

@@ -155,11 +155,6 @@ impl<'n> Pod<'n> {
         self.fill(&volume, &HashMap::from([("config.toml".to_owned(), old.replace(from, to))]));
     }
 
-    /// Another word of the cluster's DNS.
-    pub fn resolve(&self, hosts: &str) {
-        std::fs::write(self.at("root/etc/hosts"), hosts).expect("written");
-    }
-
     fn environment(&self) -> String {
         let mut words = String::new();
         for variable in self.container["env"].as_array().into_iter().flatten() {
@@ -206,7 +201,7 @@ impl<'n> Pod<'n> {
         assert_eq!(*self.context("allowPrivilegeEscalation"), false);
         let _ = writeln!(
             script,
-            "exec chroot {root} /usr/bin/env -i{} /usr/bin/setpriv --reuid {} --regid {} {groups} --inh-caps=-all \
+            "exec chroot {root} /usr/bin/env -i -C /etc/everlink{} /usr/bin/setpriv --reuid {} --regid {} {groups} --inh-caps=-all \
              --ambient-caps=-all --bounding-set=-all --no-new-privs /everlink {}",
             self.environment(),
             number("runAsUser"),
@@ -259,7 +254,15 @@ impl<'n> Pod<'n> {
     /// `kubectl exec`: a command in the container.
     pub fn exec(&self, command: &[&str]) -> Output {
         let mut inside = Command::new(program("nsenter"));
-        inside.args(["--target", &self.id().to_string(), "--mount", "--net", "--pid", "--root", "--wd=/"]);
+        inside.args([
+            "--target",
+            &self.id().to_string(),
+            "--mount",
+            "--net",
+            "--pid",
+            "--root",
+            "--wdns=/etc/everlink",
+        ]);
         let user = |key| self.context(key).to_string();
         inside.args(["--setuid", &user("runAsUser"), "--setgid", &user("runAsGroup"), "--"]).args(command);
         finished(&mut inside)

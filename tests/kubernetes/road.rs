@@ -17,6 +17,9 @@ pub struct Node {
     directory: TempDir,
 }
 
+/// The address of a Service, which is no pod's.
+pub const SERVICE: &str = "10.96.0.10";
+
 /// A pod's network: one wire to the node.
 pub struct PodNetwork {
     pub namespace: Namespace,
@@ -40,6 +43,17 @@ impl Node {
         let answers = || ask_redis(&self.namespace, &["PING"]) == "PONG";
         let ready = daemon.until_ready(answers);
         self.redis = Some(ready);
+    }
+
+    /// Where the Service of [`SERVICE`] leads from now on; as with kube-proxy, connections that stand stay where they are.
+    pub fn lead_to(&self, pod: &PodNetwork) {
+        self.namespace.nft(&format!(
+            "add table ip service\n\
+             add chain ip service ways {{ type nat hook prerouting priority dstnat; }}\n\
+             flush chain ip service ways\n\
+             add rule ip service ways ip daddr {SERVICE} dnat to {}\n",
+            pod.address
+        ));
     }
 
     /// Wires a pod to the node; each has a number of its own, from 1.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::pod::Pod;
-use super::road::{Node, PodNetwork, secrets};
+use super::road::{Node, PodNetwork, SERVICE, secrets};
 use super::tools::{documents, kustomize, tree};
 use crate::common::PATIENCE;
 use crate::common::program::Samples;
@@ -79,7 +79,7 @@ fn a_native_sidecar_lives_as_its_pod_says() {
     }
     let status = pod.exec(&["/everlink", "status"]);
     assert!(status.status.success() && String::from_utf8_lossy(&status.stdout).contains("cache"), "{status:?}");
-    let retry = pod.exec(&["/everlink", "retry", "cache", "--config", "/etc/everlink/config.toml"]);
+    let retry = pod.exec(&["/everlink", "retry", "cache"]);
     assert!(retry.status.success(), "{retry:?}");
 
     // An edit of the ConfigMap is reloaded, and the links stay.
@@ -171,19 +171,19 @@ fn a_session_finds_its_own_gateway_past_the_service() {
         pod
     };
     let mut gateways = [gateway(0, first.place()), gateway(1, second.place())];
-    // Where the Service leads is the node's choice, here made by the name.
-    let service = |to: &PodNetwork| format!("{} everlink-gateway\n", to.address);
-    let mut sidecar = Pod::new(&manifests, "Deployment/app", "app-1", app.place(), &secrets, &service(&first));
+    node.lead_to(&first);
+    let hosts = format!("{SERVICE} everlink-gateway\n");
+    let mut sidecar = Pod::new(&manifests, "Deployment/app", "app-1", app.place(), &secrets, &hosts);
     sidecar.start(&node.namespace);
     until_up(&sidecar, &node, "site");
     let mut subscriber = Subscriber::new(&app);
     assert_eq!(app.ask(&["PUBLISH", "news", "one"]), "1");
     subscriber.hear("one");
     let streams = |gateway: &Pod<'_>| metrics(gateway, &node).value("everlink_gateway_streams");
-    assert_eq!(streams(&gateways[0]), 1.0);
+    until("the publisher has gone", PATIENCE, || streams(&gateways[0]) == 1.0);
 
     // The link falls while the Service leads to the other: the session goes on where it lives.
-    sidecar.resolve(&service(&second));
+    node.lead_to(&second);
     let cut = first.namespace.reset("iifname wire tcp dport 7443 tcp flags & syn == 0");
     assert_eq!(node_publish(&node, "on its way"), "1");
     sidecar.until_logged("link lost");
@@ -201,7 +201,7 @@ fn a_session_finds_its_own_gateway_past_the_service() {
     assert_eq!(node_publish(&node, "three"), "1");
     subscriber.hear("three");
     assert!(!gateways[0].left());
-    assert_eq!(streams(&gateways[0]), 1.0);
+    until("its one stream is left", PATIENCE, || streams(&gateways[0]) == 1.0);
     drop(subscriber);
     until("it leaves with its last stream", Duration::from_secs(gateways[0].grace()), || gateways[0].left());
     assert_eq!(app.ask(&["PING"]), "PONG");

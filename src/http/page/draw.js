@@ -128,6 +128,7 @@ function countdown(element, left, whole, words) {
 function run(element) {
   const left = Math.max(0, (element.until - performance.now()) / 1000);
   text(element.words, element.say(left));
+  shownIf(element.bar.parentElement, element.whole > 0);
   element.bar.style.transform = "scaleX(" + (element.whole > 0 ? Math.min(left / element.whole, 1) : 0).toFixed(3) + ")";
 }
 

@@ -88,7 +88,7 @@ function drawSummary(s) {
   icon(byId("mark"), tone);
   kind(byId("mark"), "mark " + tone);
   text(byId("verdict"), words);
-  const causes = down.concat(shaky).slice(0, 3).map(u => ({ key: "u-" + u.name, name: u.name, why: causeOf(u), next: nextOf(u) }));
+  const causes = down.concat(shaky).slice(0, 3).map(u => ({ key: "u-" + u.name, name: u.name, why: causeWords(u, true), next: telling(u) }));
   const rest = down.length + shaky.length - causes.length;
   if (rest > 0) causes.push({ key: "rest", why: "and " + count(rest) + " more" });
   if (s.draining) causes.push({ key: "drain", why: "everlink is draining: it serves those who are here and is about to leave" });
@@ -111,17 +111,10 @@ function drawSummary(s) {
   }, (item, c) => {
     text(item.why, (c.name && !c.quiet ? "– " : "") + c.why);
     if (item.lines) text(item.lines, c.lines.join("\n"));
-    shownIf(item.wait, Boolean(c.next));
-    if (c.next) countdown(item.wait, c.next.retry_in_seconds, c.next.retry_in_seconds + c.next.since_age_seconds, left => "next attempt" + (left > 0 ? " in " + left.toFixed(1) + " s" : " now"));
+    drawWait(item.wait, c.next, "attempt");
     kind(item, c.quiet ? "dim" : "");
   });
   drawSums(s, down.length);
-}
-
-// When the next attempt begins, of a line in the summary.
-function nextOf(u) {
-  const link = telling(u);
-  return link && link.retry_in_seconds !== null ? link : null;
 }
 
 function drawSums(s, down) {

@@ -31,15 +31,21 @@ function isNews(u) {
   return standing(u)[1] !== "good" || Boolean(last) && last.from_age_seconds - last.duration_seconds < 600;
 }
 
-// Why it is not well, as words; null if it is.
-function causeOf(u) {
+// Why it is not well, as words; null if it is. In brief without what was tried since.
+function causeOf(u, brief) {
   const link = telling(u), last = u.outages.at(-1), tone = standing(u)[1];
   if (tone === "good") return null;
   const lost = !u.up && last && !last.until ? last.reason : "";
   const now = link && link.last_error ? link.last_error : "";
   if (u.up && link && link.state === "suspect") return many(Math.max(link.misses, 1), "heartbeat") + " unanswered by " + (link.endpoint || "the endpoint");
-  if (lost && now && lost !== now) return lost + "; since then: " + now;
+  if (lost && now && lost !== now && !brief) return lost + "; since then: " + now;
   return lost || now || (u.first_up === null ? "the first link is being made" : "the link is being made anew");
+}
+
+// The same with what hangs on it.
+function causeWords(u, brief) {
+  const why = causeOf(u, brief), streams = u.up || u.mode === "direct" ? 0 : streamsOf(u);
+  return why && why + (streams ? " – " + many(streams, "stream waits", "streams wait") + " for the link" : "");
 }
 
 function newUpstream(u) {
@@ -177,19 +183,25 @@ function drawUpstream(card, u, whole, rates) {
 }
 
 function drawCause(card, u, tone) {
-  const why = causeOf(u), last = u.outages.at(-1), link = telling(u), streams = u.mode === "direct" ? 0 : streamsOf(u);
+  const why = causeWords(u), last = u.outages.at(-1), link = telling(u);
   const ended = !why && last && last.until && last.from_age_seconds - last.duration_seconds < 600;
   shownIf(card.cause, Boolean(why || ended));
   kind(card.cause, "cause " + (why ? tone : ""));
-  if (why) text(card.causeWhy, why + (!u.up && streams ? " – " + many(streams, "stream") + " wait" + (streams === 1 ? "s" : "") + " for the link to return" : ""));
+  if (why) text(card.causeWhy, why);
   else if (ended) {
     const kept = u.events.findLast(e => e.kind === "resumed" && e.age_seconds <= last.from_age_seconds);
     text(card.causeWhy, "The last outage took " + span(last.duration_seconds) + " and ended " + age(last.from_age_seconds - last.duration_seconds)
       + " ago" + (last.reason ? ": " + last.reason : "") + (kept ? " – " + kept.text : ""));
   }
-  const waits = Boolean(why && link && link.retry_in_seconds !== null);
-  shownIf(card.causeWait, waits);
-  if (waits) countdown(card.causeWait, link.retry_in_seconds, link.retry_in_seconds + link.since_age_seconds, left => "attempt " + (link.attempt + 1) + (left > 0 ? " in " + left.toFixed(1) + " s" : " now"));
+  drawWait(card.causeWait, why ? link : null, "attempt");
+}
+
+// When the link is dialled next, or that it is being dialled.
+function drawWait(element, link, what) {
+  const waits = Boolean(link && link.retry_in_seconds !== null), dials = Boolean(link && link.state === "connecting" && !waits);
+  shownIf(element, waits || dials);
+  if (waits) countdown(element, link.retry_in_seconds, link.retry_in_seconds + link.since_age_seconds, left => what + " " + (link.attempt + 1) + (left > 0 ? " in " + left.toFixed(1) + " s" : " now"));
+  else if (dials) countdown(element, 0, 0, () => "dialling now");
 }
 
 function drawBody(b, u, whole, told, now, rates) {

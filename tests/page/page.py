@@ -290,8 +290,8 @@ def hidden(browser):
             says(page, "#beat", "paused")
             # One that was under way may still have come; after that the page's own clock passes a minute without a word.
             page.wait_for_function("!asking && timer !== null")
-            page.evaluate("poll()")
             page.clock.install()
+            page.evaluate("poll()")
             before = len(asked)
             page.clock.run_for(60_000)
             assert len(asked) == before, asked[before:]

@@ -7,6 +7,7 @@
 pub mod admin;
 mod gateway;
 pub mod get;
+mod outages;
 pub mod probe;
 pub mod status;
 mod table;

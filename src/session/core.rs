@@ -125,6 +125,12 @@ pub struct Session<T> {
     tune: Option<Beats>,
     go_away: Option<(GoAwayCode, Duration)>,
     go_away_due: bool,
+    /// Where the first GOAWAY of ours ends, once it is written.
+    go_away_ends: Option<u64>,
+    /// An ACK of the peer's has covered it: what it says from then on was said with that in mind.
+    go_away_heard: bool,
+    /// The peer wants no new streams.
+    turned_away: bool,
     pool: Pool,
     rtt: Option<Duration>,
     rate: Rate,
@@ -169,6 +175,9 @@ impl<T> Session<T> {
             tune: None,
             go_away: None,
             go_away_due: false,
+            go_away_ends: None,
+            go_away_heard: false,
+            turned_away: false,
             pool,
             rtt: None,
             rate: Rate::default(),
@@ -371,5 +380,33 @@ mod tests {
         talk(&mut dialer, &mut gateway, now);
         talk(&mut gateway, &mut dialer, now);
         assert!(gateway.get(next).is_some() && gateway.streams() == 1);
+    }
+
+    #[test]
+    fn what_waits_to_be_opened_when_a_goaway_comes_is_opened_before_it_is_acknowledged() {
+        let now = Instant::now();
+        let limits = Limits { buffer: 4096, peer_buffer: 4096, windows: 1 << 20, streams: 100 };
+        let (mut dialer, mut gateway) = (Session::new(true, limits, now), Session::new(false, limits, now));
+        let first = dialer.open("s", None, None, 0, (), now).unwrap();
+        dialer.emit(u64::MAX, now);
+        dialer.fill(first, 4096, |(), slot| (slot.len(), ()));
+        // No room to keep more for replay.
+        let waiting = dialer.open("s", None, None, 0, (), now).unwrap();
+        dialer.emit(u64::MAX, now);
+        assert!(dialer.is_full() && !dialer.unopened.is_empty());
+        gateway.go_away(GoAwayCode::Draining, Duration::ZERO);
+        talk(&mut gateway, &mut dialer, now);
+        assert!(!dialer.can_open() && dialer.open("s", None, None, 0, (), now).is_err());
+        // The connection breaks. The Hello's offset is behind the GOAWAY, and the OPENs come only then.
+        gateway.resume(dialer.received(), 0).unwrap();
+        dialer.resume(0, dialer.received()).unwrap();
+        assert!(!gateway.is_owed() && !gateway.is_go_away_heard());
+        dialer.ping(1);
+        talk(&mut dialer, &mut gateway, now);
+        assert!(gateway.get(waiting).is_some());
+        talk(&mut gateway, &mut dialer, now);
+        dialer.ping(2);
+        talk(&mut dialer, &mut gateway, now);
+        assert!(gateway.is_go_away_heard());
     }
 }

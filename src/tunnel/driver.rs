@@ -438,6 +438,11 @@ impl Driver {
         self.ready.poke();
     }
 
+    /// The peer has read that no new streams are wanted, and none of those it opened before is on its way any more.
+    pub fn is_go_away_heard(&self) -> bool {
+        self.session.is_go_away_heard()
+    }
+
     /// Bytes the peer has not acknowledged.
     pub fn unacknowledged(&self) -> u64 {
         self.session.unacknowledged()

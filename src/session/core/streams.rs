@@ -12,7 +12,7 @@ use crate::session::window::{INITIAL, Window};
 impl<T> Session<T> {
     /// Whether [`open`](Self::open) would take another stream.
     pub fn can_open(&self) -> bool {
-        self.dialer && self.streams.len() < self.limits.streams && !self.is_used_up()
+        self.dialer && !self.turned_away && self.streams.len() < self.limits.streams && !self.is_used_up()
     }
 
     /// No identifier is left for another stream.
@@ -193,5 +193,10 @@ impl<T> Session<T> {
 
     pub fn is_going_away(&self) -> bool {
         self.go_away.is_some()
+    }
+
+    /// The peer has read our GOAWAY, and everything it said before that was received: no stream comes any more.
+    pub fn is_go_away_heard(&self) -> bool {
+        self.go_away_heard
     }
 }

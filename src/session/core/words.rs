@@ -57,6 +57,7 @@ impl<T> Session<T> {
         if let (Some((code, retry_after)), true) = (self.go_away, std::mem::take(&mut self.go_away_due)) {
             let wait = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX).to_le_bytes();
             self.push(0, Kind::GoAway, &[&[code as u8], &wait[..]].concat());
+            self.go_away_ends.get_or_insert(self.out.written());
         }
         if let Some(beats) = self.tune.take() {
             self.push(0, Kind::Tune, &frame::encode_beats(&beats));

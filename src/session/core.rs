@@ -119,6 +119,8 @@ pub struct Session<T> {
     /// Streams of ours whose OPEN is not written yet, in the order of their identifiers.
     unopened: VecDeque<u32>,
     listed: VecDeque<u32>,
+    /// A stream has more to say than CREDIT, or its peer may soon have none.
+    pressing: bool,
     last_words: VecDeque<(u32, LastWord)>,
     ping: Option<u64>,
     pong: Option<u64>,
@@ -169,6 +171,7 @@ impl<T> Session<T> {
             owed: 0,
             unopened: VecDeque::new(),
             listed: VecDeque::new(),
+            pressing: false,
             last_words: VecDeque::new(),
             ping: None,
             pong: None,
@@ -408,5 +411,44 @@ mod tests {
         dialer.ping(2);
         talk(&mut dialer, &mut gateway, now);
         assert!(gateway.is_go_away_heard());
+    }
+
+    #[test]
+    fn acknowledgements_and_credit_may_wait_unless_the_peer_soon_has_none() {
+        let now = Instant::now();
+        let limits = Limits { buffer: 1 << 20, peer_buffer: 1 << 20, windows: 4 << 20, streams: 1 };
+        let (mut dialer, mut gateway) = (Session::new(true, limits, now), Session::new(false, limits, now));
+        let stream = dialer.open("s", None, None, 0, (), now).unwrap();
+        // `count` bytes arrive and are passed on.
+        let mut passes = |gateway: &mut Session<()>, count: usize| {
+            dialer.emit(u64::MAX, now);
+            dialer.fill(stream, count, |(), slot| (slot.len(), ()));
+            while !dialer.next().is_empty() {
+                let bytes = dialer.next().to_vec();
+                dialer.sent(bytes.len());
+                let mut rest = &bytes[..];
+                while let Some(incoming) = gateway.receive(now, &mut rest).unwrap() {
+                    match incoming {
+                        Incoming::Open { stream, opening } => gateway.admit(stream, &opening, (), now),
+                        Incoming::Data { stream, bytes } => gateway.pass(stream, bytes.len()),
+                        _ => {}
+                    }
+                }
+            }
+            (gateway.has_words(), gateway.may_wait())
+        };
+        assert_eq!(passes(&mut gateway, 16 * 1024), (true, false), "all that it could send was sent");
+        gateway.emit(u64::MAX, now);
+        assert!(!gateway.has_words());
+        assert_eq!(passes(&mut gateway, 15 * 1024), (false, true));
+        assert_eq!(passes(&mut gateway, 1024), (true, true), "a quarter of 64 KiB");
+        assert_eq!(passes(&mut gateway, 17 * 1024), (true, false), "half of it");
+        gateway.emit(u64::MAX, now);
+        assert_eq!(passes(&mut gateway, 16 * 1024), (true, true));
+        gateway.ping(1);
+        assert!(!gateway.may_wait());
+        gateway.emit(u64::MAX, now);
+        gateway.finish(stream);
+        assert!(gateway.has_words() && !gateway.may_wait());
     }
 }

@@ -7,6 +7,7 @@
 
 mod act;
 mod cork;
+mod lull;
 mod passage;
 mod place;
 mod ready;
@@ -607,5 +608,7 @@ fn with_scratch<R>(work: impl FnOnce(&mut [u8]) -> R) -> R {
     result
 }
 
+#[cfg(test)]
+mod long_path;
 #[cfg(test)]
 mod tests;

@@ -122,6 +122,7 @@ impl<T> Session<T> {
     pub fn pass(&mut self, stream: u32, count: usize) {
         let Some(entry) = self.streams.get_mut(&stream) else { return };
         if entry.window.pass(count as u64) && entry.receiving == Direction::Open {
+            self.pressing |= entry.window.runs_dry();
             self.say(stream, |pending| pending.credit = true);
         }
     }
@@ -161,6 +162,7 @@ impl<T> Session<T> {
     pub(super) fn say(&mut self, id: u32, what: impl FnOnce(&mut Pending)) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         what(&mut stream.pending);
+        self.pressing |= stream.pending.opened || stream.pending.fin;
         // With its OPEN unwritten it comes on the list later.
         if !stream.pending.open && !std::mem::replace(&mut stream.pending.listed, true) {
             self.list(id);

@@ -48,7 +48,7 @@ async fn who_only_receives_over_a_long_path_has_few_packets_on_their_way() {
         (dial.await.expect("it listens"), memory::accept(address).await.expect("it does"));
     let mut near = Driver::near(settings(), Arc::<Seen>::default());
     let mut far = Driver::far(settings(), Arc::<Seen>::default());
-    let wire = |socket| Wire::from_stream(Stream::Memory(socket)).ok().expect("a connection");
+    let wire = |socket| Wire::from_stream(Stream::Memory(socket)).expect("a connection");
     near.attach(wire(near_wire), 0, Vec::new(), rtt).expect("it begins");
     far.attach(wire(far_wire), 0, Vec::new(), rtt).expect("it begins");
 

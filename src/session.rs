@@ -39,6 +39,8 @@ pub struct Broken {
     pub no_window: bool,
     /// The connection at hand is read while a claim is out.
     pub no_freeze: bool,
+    /// OPENs that cross a GOAWAY are refused.
+    pub no_crossing: bool,
 }
 
 #[cfg(test)]
@@ -49,6 +51,7 @@ thread_local! {
         no_fencing: false,
         no_window: false,
         no_freeze: false,
+        no_crossing: false,
     }) };
 }
 

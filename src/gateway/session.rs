@@ -247,7 +247,8 @@ fn poll(
     let streams = driver.streams();
     shown.figures.set_streams(streams);
     shown.figures.set_unacknowledged(driver.unacknowledged());
-    membership.open.store(streams.max(usize::from(driver.is_owed())), Ordering::Relaxed);
+    let awaited = driver.is_owed() || leaving.expects_streams(driver);
+    membership.open.store(streams.max(usize::from(awaited)), Ordering::Relaxed);
     match polled {
         Poll::Ready(event) => Poll::Ready(Next::Event(event)),
         Poll::Pending if leaving.may(driver) => Poll::Ready(Next::Settled),

@@ -119,12 +119,20 @@ pub struct Session<T> {
     /// Streams of ours whose OPEN is not written yet, in the order of their identifiers.
     unopened: VecDeque<u32>,
     listed: VecDeque<u32>,
+    /// A stream has more to say than CREDIT, or its peer may soon have none.
+    pressing: bool,
     last_words: VecDeque<(u32, LastWord)>,
     ping: Option<u64>,
     pong: Option<u64>,
     tune: Option<Beats>,
     go_away: Option<(GoAwayCode, Duration)>,
     go_away_due: bool,
+    /// Where the first GOAWAY of ours ends, once it is written.
+    go_away_ends: Option<u64>,
+    /// An ACK of the peer's has covered it: what it says from then on was said with that in mind.
+    go_away_heard: bool,
+    /// The peer wants no new streams.
+    turned_away: bool,
     pool: Pool,
     rtt: Option<Duration>,
     rate: Rate,
@@ -163,12 +171,16 @@ impl<T> Session<T> {
             owed: 0,
             unopened: VecDeque::new(),
             listed: VecDeque::new(),
+            pressing: false,
             last_words: VecDeque::new(),
             ping: None,
             pong: None,
             tune: None,
             go_away: None,
             go_away_due: false,
+            go_away_ends: None,
+            go_away_heard: false,
+            turned_away: false,
             pool,
             rtt: None,
             rate: Rate::default(),
@@ -371,5 +383,72 @@ mod tests {
         talk(&mut dialer, &mut gateway, now);
         talk(&mut gateway, &mut dialer, now);
         assert!(gateway.get(next).is_some() && gateway.streams() == 1);
+    }
+
+    #[test]
+    fn what_waits_to_be_opened_when_a_goaway_comes_is_opened_before_it_is_acknowledged() {
+        let now = Instant::now();
+        let limits = Limits { buffer: 4096, peer_buffer: 4096, windows: 1 << 20, streams: 100 };
+        let (mut dialer, mut gateway) = (Session::new(true, limits, now), Session::new(false, limits, now));
+        let first = dialer.open("s", None, None, 0, (), now).unwrap();
+        dialer.emit(u64::MAX, now);
+        dialer.fill(first, 4096, |(), slot| (slot.len(), ()));
+        // No room to keep more for replay.
+        let waiting = dialer.open("s", None, None, 0, (), now).unwrap();
+        dialer.emit(u64::MAX, now);
+        assert!(dialer.is_full() && !dialer.unopened.is_empty());
+        gateway.go_away(GoAwayCode::Draining, Duration::ZERO);
+        talk(&mut gateway, &mut dialer, now);
+        assert!(!dialer.can_open() && dialer.open("s", None, None, 0, (), now).is_err());
+        // The connection breaks. The Hello's offset is behind the GOAWAY, and the OPENs come only then.
+        gateway.resume(dialer.received(), 0).unwrap();
+        dialer.resume(0, dialer.received()).unwrap();
+        assert!(!gateway.is_owed() && !gateway.is_go_away_heard());
+        dialer.ping(1);
+        talk(&mut dialer, &mut gateway, now);
+        assert!(gateway.get(waiting).is_some());
+        talk(&mut gateway, &mut dialer, now);
+        dialer.ping(2);
+        talk(&mut dialer, &mut gateway, now);
+        assert!(gateway.is_go_away_heard());
+    }
+
+    #[test]
+    fn acknowledgements_and_credit_may_wait_unless_the_peer_soon_has_none() {
+        let now = Instant::now();
+        let limits = Limits { buffer: 1 << 20, peer_buffer: 1 << 20, windows: 4 << 20, streams: 1 };
+        let (mut dialer, mut gateway) = (Session::new(true, limits, now), Session::new(false, limits, now));
+        let stream = dialer.open("s", None, None, 0, (), now).unwrap();
+        // `count` bytes arrive and are passed on.
+        let mut passes = |gateway: &mut Session<()>, count: usize| {
+            dialer.emit(u64::MAX, now);
+            dialer.fill(stream, count, |(), slot| (slot.len(), ()));
+            while !dialer.next().is_empty() {
+                let bytes = dialer.next().to_vec();
+                dialer.sent(bytes.len());
+                let mut rest = &bytes[..];
+                while let Some(incoming) = gateway.receive(now, &mut rest).unwrap() {
+                    match incoming {
+                        Incoming::Open { stream, opening } => gateway.admit(stream, &opening, (), now),
+                        Incoming::Data { stream, bytes } => gateway.pass(stream, bytes.len()),
+                        _ => {}
+                    }
+                }
+            }
+            (gateway.has_words(), gateway.may_wait())
+        };
+        assert_eq!(passes(&mut gateway, 16 * 1024), (true, false), "all that it could send was sent");
+        gateway.emit(u64::MAX, now);
+        assert!(!gateway.has_words());
+        assert_eq!(passes(&mut gateway, 15 * 1024), (false, true));
+        assert_eq!(passes(&mut gateway, 1024), (true, true), "a quarter of 64 KiB");
+        assert_eq!(passes(&mut gateway, 17 * 1024), (true, false), "half of it");
+        gateway.emit(u64::MAX, now);
+        assert_eq!(passes(&mut gateway, 16 * 1024), (true, true));
+        gateway.ping(1);
+        assert!(!gateway.may_wait());
+        gateway.emit(u64::MAX, now);
+        gateway.finish(stream);
+        assert!(gateway.has_words() && !gateway.may_wait());
     }
 }

@@ -435,10 +435,20 @@ fn row_too_many_streams_hops_and_a_gateway_that_leaves() {
     let opening = Opening { window: 1, hops: 8, service: "s".into(), client: None, local: None };
     take(&mut session, now, &frame(1, Kind::Open, &opening.encode())).unwrap();
     session.go_away(super::GoAwayCode::Draining, Duration::from_secs(1));
+    let mut words = said(&mut session, now);
+    // It crosses the GOAWAY, and is taken; so is one behind an ACK for less.
+    let told = |end: usize| frame(0, Kind::Ack, &(end as u64).to_le_bytes());
     take(&mut session, now, &open(2)).unwrap();
-    assert_eq!(session.streams(), 0);
-    let words = said(&mut session, now);
-    for (stream, code) in [(1, RefusalCode::Hops), (2, RefusalCode::Draining)] {
+    let end = words.windows(8).position(|bytes| bytes == &frame(0, Kind::GoAway, &[1, 0, 0, 0, 0])[..8]).unwrap() + 13;
+    take(&mut session, now, &told(end - 1)).unwrap();
+    take(&mut session, now, &open(3)).unwrap();
+    assert_eq!((session.streams(), session.is_go_away_heard()), (2, false));
+    // Whoever has read it is to open nothing.
+    take(&mut session, now, &told(end)).unwrap();
+    take(&mut session, now, &open(4)).unwrap();
+    assert_eq!((session.streams(), session.is_go_away_heard()), (2, true));
+    words.extend(said(&mut session, now));
+    for (stream, code) in [(1, RefusalCode::Hops), (4, RefusalCode::Draining)] {
         let refusal = frame(stream, Kind::Refused, &[code as u8]);
         assert!(words.windows(refusal.len()).any(|bytes| bytes == refusal), "{code:?}");
     }

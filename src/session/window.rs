@@ -121,6 +121,11 @@ impl Window {
         self.passed * 4 >= self.size || (self.allowed == 0 && self.held == 0)
     }
 
+    /// The peer can send less than half a window before it hears of more.
+    pub fn runs_dry(&self) -> bool {
+        self.allowed * 2 < self.size
+    }
+
     /// The CREDIT to give now, after the window has followed its need; 0: none. `alone`: no other stream moves.
     pub fn grant(&mut self, pool: &mut Pool, rtt: Option<Duration>, alone: bool, now: Instant) -> u32 {
         let elapsed = now.saturating_duration_since(self.since).max(Duration::from_micros(10));

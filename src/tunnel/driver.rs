@@ -7,6 +7,7 @@
 
 mod act;
 mod cork;
+mod lull;
 mod passage;
 mod place;
 mod ready;
@@ -440,6 +441,11 @@ impl Driver {
         self.ready.poke();
     }
 
+    /// The peer has read that no new streams are wanted, and none of those it opened before is on its way any more.
+    pub fn is_go_away_heard(&self) -> bool {
+        self.session.is_go_away_heard()
+    }
+
     /// Bytes the peer has not acknowledged.
     pub fn unacknowledged(&self) -> u64 {
         self.session.unacknowledged()
@@ -604,5 +610,7 @@ fn with_scratch<R>(work: impl FnOnce(&mut [u8]) -> R) -> R {
     result
 }
 
+#[cfg(test)]
+mod long_path;
 #[cfg(test)]
 mod tests;

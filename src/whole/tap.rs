@@ -7,7 +7,8 @@
 //! - epochs of a session only rise, and a connection that was overtaken is read no further by its gateway;
 //! - no byte is used that a near end read while a claim of its own was out;
 //! - no stream is sent more than its receiver has given it room for;
-//! - nobody keeps more for replay than agreed.
+//! - nobody keeps more for replay than agreed;
+//! - no stream is refused that crossed a GOAWAY, and none is opened by who has acknowledged one.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,6 +85,8 @@ struct Side {
     sent: BTreeMap<u32, u64>,
     /// What the other side has acknowledged.
     acked: u64,
+    /// Where its first GOAWAY ends.
+    leaves_at: Option<u64>,
     ended: BTreeSet<u32>,
 }
 
@@ -351,6 +354,12 @@ impl Session {
                 }
             }
             Kind::Open => {
+                if their.leaves_at.is_some_and(|at| their.acked >= at) {
+                    return Err(format!("opens stream {stream} behind its ACK for a GOAWAY"));
+                }
+                if their.leaves_at.is_some() {
+                    counts.one("OPEN that crosses a GOAWAY");
+                }
                 let opening = Opening::decode(payload).map_err(|error| error.to_string())?;
                 their.room.insert(stream, opening.window.into());
             }
@@ -369,6 +378,14 @@ impl Session {
             Kind::Refused => {
                 let code = RefusalCode::from_byte(payload.first().copied().unwrap_or_default());
                 counts.one(format!("REFUSED {code:?}"));
+                // Who has read GOAWAY opens nothing, and whoever has not is taken.
+                if code == RefusalCode::Draining {
+                    return Err(format!("refuses stream {stream}, which crossed its GOAWAY"));
+                }
+            }
+            Kind::GoAway => {
+                let end = our.frames.last().map_or(0, |(begins, length)| begins + length);
+                our.leaves_at.get_or_insert(end);
             }
             Kind::Reset => {
                 let code = ResetCode::from_byte(payload.first().copied().unwrap_or_default());

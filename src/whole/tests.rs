@@ -13,14 +13,20 @@ const SEEDS: u64 = 100;
 /// any more.
 pub fn has_reached_everything(counts: &Counts) {
     let cuts = ["in a hello", "in an answer", "in a header", "in a payload", "between frames", "before the first byte"];
-    let refusals =
-        [RefusalCode::Service, RefusalCode::Unreachable, RefusalCode::Limit, RefusalCode::Draining, RefusalCode::Hops];
+    let refusals = [RefusalCode::Service, RefusalCode::Unreachable, RefusalCode::Limit, RefusalCode::Hops];
     let resets = [ResetCode::Reset, ResetCode::Drained, ResetCode::Idle];
     let links = LinkState::ALL.iter().filter(|state| **state != LinkState::InUse);
     let outcomes = [Outcome::Finished, Outcome::Cut, Outcome::Reset, Outcome::Refused];
     let never = [CloseReason::Dead, CloseReason::Error];
     let closed = CloseReason::ALL.iter().filter(|reason| !never.contains(reason));
-    let others = ["welcome", "welcome back", "bytes said again", "runs without a loss", "runs with losses"];
+    let others = [
+        "welcome",
+        "welcome back",
+        "bytes said again",
+        "runs without a loss",
+        "runs with losses",
+        "OPEN that crosses a GOAWAY",
+    ];
     let marks = (cuts.iter().map(|place| format!("cut {place}")))
         .chain(Kind::ALL.iter().map(|kind| kind.name().to_owned()))
         .chain(Code::ALL.iter().map(|code| format!("refusal {}", code.name())))
@@ -79,6 +85,11 @@ fn the_check_finds_a_claim_that_was_overtaken_and_is_granted() {
 #[test]
 fn the_check_finds_bytes_read_while_a_claim_is_out() {
     found(Broken { no_freeze: true, ..Broken::default() });
+}
+
+#[test]
+fn the_check_finds_streams_refused_that_crossed_a_goaway() {
+    found(Broken { no_crossing: true, ..Broken::default() });
 }
 
 #[test]

@@ -47,8 +47,12 @@ pub fn at_rest(site: &Site, record: &Record, rests: &[Rest]) {
         }
     }
     let closed = |reasons: &[&str]| reasons.iter().map(|reason| closed(&series, &TUNNELS, reason)).sum::<f64>();
-    // Refused are streams that were on their way to a gateway when it was told to leave.
-    let counted = closed(&["gateway_restarted", "drained", "service_refused", "upstream_reset", "client_reset"]);
+    // Those on their way to a gateway when it is told to leave are taken.
+    let refused = closed(&["service_refused"]);
+    if refused != 0.0 {
+        world.fail(format!("{refused} streams were refused, though every service is there"));
+    }
+    let counted = closed(&["gateway_restarted", "drained", "upstream_reset", "client_reset"]);
     let (seen, cut) = (world.tally.reset.load(Ordering::Relaxed), world.tally.cut_at_server.load(Ordering::Relaxed));
     // A client who had everything and has gone sees no reset, though his last words were still on their way.
     if !(seen as f64..=(seen + cut) as f64).contains(&counted) && world.failures().is_empty() {

@@ -103,12 +103,18 @@ impl Leaving {
         }
     }
 
+    /// One may be on its way that was opened before the dialer knew of the drain.
+    pub fn expects_streams(self, driver: &Driver) -> bool {
+        self.phase == Phase::Draining && !self.done && driver.has_wire() && !driver.is_go_away_heard()
+    }
+
     /// Nothing is left to say, and for all but a cut session nothing is left to be heard either: a dialer that misses the
     /// last bytes of a stream could not get them from a session that is gone.
     pub fn may(self, driver: &Driver) -> bool {
         match self.phase {
             Phase::Cut => !driver.has_wire() || driver.is_flushed(),
             Phase::Serving if !self.done => false,
+            _ if self.expects_streams(driver) => false,
             _ => driver.has_wire() && driver.streams() == 0 && driver.is_flushed() && !driver.is_owed(),
         }
     }

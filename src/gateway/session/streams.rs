@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use tokio::task::Id;
 
 use super::Live;
-use crate::gateway::{Trouble, services};
+use crate::gateway::{Phase, Trouble, services};
 use crate::log;
 use crate::session::{Opening, RefusalCode};
 use crate::tunnel::driver::Local;
@@ -13,6 +13,9 @@ use crate::workers::of_process;
 
 impl Live {
     pub(super) fn open(&mut self, stream: u32, opening: Opening) {
+        if self.phase == Phase::Cut {
+            return self.driver.refuse(stream, RefusalCode::Draining);
+        }
         let settings = self.shared.settings();
         let Some(service) = services::find(&settings, &opening.service, self.membership.identity.as_ref()) else {
             self.shared.trouble(Trouble::NoService, |left_out| {

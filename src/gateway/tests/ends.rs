@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::session::hello::Code;
-use crate::session::{GoAwayCode, RefusalCode, ResetCode};
+use crate::session::{GoAwayCode, ResetCode};
 use dialer::No;
 use tokio::net::TcpStream;
 
@@ -104,8 +104,15 @@ async fn a_dialer_that_is_done_is_not_waited_for() {
 async fn fault_05_a_drain_refuses_what_is_new_resumes_what_is_not_and_ends_with_the_last_stream() {
     let mut stage = Stage::set().await;
     let (mut dialer, stream, mut service) = with_stream(&mut stage, |_| {}).await;
+    let shown = stage.shown();
+    let unread = || shown.sessions().iter().map(|session| session.figures.view().unacknowledged).sum::<u64>();
+    let before = unread();
     stage.gateway.drain();
+    eventually("it is said", || unread() > before).await;
+    // The dialer has not read it yet.
+    let crossing = dialer.open("echo", b"x");
     dialer.until("it is told", |it| it.go_away == Some(GoAwayCode::Draining)).await;
+    dialer.until("what crossed it is taken", |it| it.seen(crossing).opened).await;
     assert!(stage.shown().is_draining());
     match stage.dialer().connect().await {
         Err(No::Refused(refusal)) => {
@@ -114,8 +121,9 @@ async fn fault_05_a_drain_refuses_what_is_new_resumes_what_is_not_and_ends_with_
         other => panic!("{other:?}"),
     }
     assert_eq!(stage.refused(Refusal::Draining), 1);
-    let late = dialer.open("echo", b"x");
-    dialer.until("no new streams", |it| it.seen(late).refused == Some(RefusalCode::Draining)).await;
+    dialer.session.finish(crossing);
+    dialer.until("it is over", |it| it.seen(crossing).fin).await;
+    assert!(!dialer.session.can_open(), "whoever has read it opens nothing");
     dialer.cut();
     dialer.go_away = None;
     dialer.connect().await.expect("who goes on is welcome");

@@ -155,6 +155,8 @@ impl<T> Session<T> {
             Kind::Ack => {
                 let offset = number(payload)?;
                 self.out.acknowledge(offset)?;
+                // Only an ACK stands in line with the OPENs: the offset of a Hello comes before those that are sent again.
+                self.go_away_heard |= self.go_away_ends.is_some_and(|end| offset >= end);
                 self.measure(now);
                 Incoming::Acked
             }
@@ -165,11 +167,21 @@ impl<T> Session<T> {
             Kind::GoAway => {
                 let wait = payload.get(1..5).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
                 let retry_after = Duration::from_millis(wait.unwrap_or_default().into());
+                self.turn_away();
                 Incoming::GoAway { code: GoAwayCode::from_byte(byte), retry_after }
             }
             // The parser hands data on by itself.
             Kind::Data => Incoming::Nothing,
         })
+    }
+
+    /// No stream is opened from here on. Those that wait to be are written now, before the ACK behind which they would be
+    /// refused, and above what is kept for replay: a few dozen bytes each of the streams allowed.
+    fn turn_away(&mut self) {
+        self.turned_away = true;
+        while let Some(id) = self.unopened.pop_front() {
+            self.write_open(id);
+        }
     }
 
     pub(super) fn opened_by_peer<'b>(
@@ -189,7 +201,7 @@ impl<T> Session<T> {
         self.opens.take(now);
         let refused = if self.streams.len() >= self.limits.streams {
             Some(RefusalCode::Limit)
-        } else if self.go_away.is_some() {
+        } else if self.refuses_all() {
             Some(RefusalCode::Draining)
         } else if opening.hops >= HOPS_MAX {
             Some(RefusalCode::Hops)
@@ -201,6 +213,15 @@ impl<T> Session<T> {
             return Ok(Incoming::Nothing);
         }
         Ok(Incoming::Open { stream: id, opening })
+    }
+
+    /// The peer has read our GOAWAY, and knows better than to open a stream. One opened before that is as good as any other.
+    fn refuses_all(&self) -> bool {
+        #[cfg(test)]
+        if self.broken.no_crossing {
+            return self.go_away.is_some();
+        }
+        self.go_away_heard
     }
 
     /// Takes up a stream that [`Incoming::Open`] told of; before anything else is received.

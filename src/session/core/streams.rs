@@ -12,7 +12,7 @@ use crate::session::window::{INITIAL, Window};
 impl<T> Session<T> {
     /// Whether [`open`](Self::open) would take another stream.
     pub fn can_open(&self) -> bool {
-        self.dialer && self.streams.len() < self.limits.streams && !self.is_used_up()
+        self.dialer && !self.turned_away && self.streams.len() < self.limits.streams && !self.is_used_up()
     }
 
     /// No identifier is left for another stream.
@@ -122,6 +122,7 @@ impl<T> Session<T> {
     pub fn pass(&mut self, stream: u32, count: usize) {
         let Some(entry) = self.streams.get_mut(&stream) else { return };
         if entry.window.pass(count as u64) && entry.receiving == Direction::Open {
+            self.pressing |= entry.window.runs_dry();
             self.say(stream, |pending| pending.credit = true);
         }
     }
@@ -161,6 +162,7 @@ impl<T> Session<T> {
     pub(super) fn say(&mut self, id: u32, what: impl FnOnce(&mut Pending)) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         what(&mut stream.pending);
+        self.pressing |= stream.pending.opened || stream.pending.fin;
         // With its OPEN unwritten it comes on the list later.
         if !stream.pending.open && !std::mem::replace(&mut stream.pending.listed, true) {
             self.list(id);
@@ -193,5 +195,10 @@ impl<T> Session<T> {
 
     pub fn is_going_away(&self) -> bool {
         self.go_away.is_some()
+    }
+
+    /// The peer has read our GOAWAY, and everything it said before that was received: no stream comes any more.
+    pub fn is_go_away_heard(&self) -> bool {
+        self.go_away_heard
     }
 }

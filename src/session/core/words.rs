@@ -38,6 +38,14 @@ impl<T> Session<T> {
             || self.is_ack_due()
     }
 
+    /// Whether what there is to say may wait a part of a round trip: nothing but ACK and CREDIT, and the peer will not be
+    /// held up for want of either.
+    pub fn may_wait(&self) -> bool {
+        let others = self.ping.is_some() || self.pong.is_some() || self.tune.is_some() || self.go_away_due;
+        let streams = self.pressing || !self.unopened.is_empty() || !self.last_words.is_empty();
+        !others && !streams && self.untold() < self.limits.peer_buffer / 8
+    }
+
     /// Writes frames that are no DATA, beats first, until they are all written or about `room` bytes wait for the
     /// connection. Only while there is a connection: what waits meanwhile is coalesced.
     pub fn emit(&mut self, room: u64, now: Instant) {
@@ -57,6 +65,7 @@ impl<T> Session<T> {
         if let (Some((code, retry_after)), true) = (self.go_away, std::mem::take(&mut self.go_away_due)) {
             let wait = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX).to_le_bytes();
             self.push(0, Kind::GoAway, &[&[code as u8], &wait[..]].concat());
+            self.go_away_ends.get_or_insert(self.out.written());
         }
         if let Some(beats) = self.tune.take() {
             self.push(0, Kind::Tune, &frame::encode_beats(&beats));
@@ -84,6 +93,7 @@ impl<T> Session<T> {
             let Some(id) = self.listed.pop_front() else { break };
             self.speak(id, now);
         }
+        self.pressing &= !self.listed.is_empty();
     }
 
     pub(super) fn push(&mut self, stream: u32, kind: Kind, payload: &[u8]) {

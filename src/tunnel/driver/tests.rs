@@ -13,7 +13,7 @@ use crate::net::stream::Stream;
 const MS: Duration = Duration::from_millis(1);
 
 #[derive(Default)]
-struct Seen {
+pub(super) struct Seen {
     closed: Mutex<Vec<CloseReason>>,
 }
 
@@ -31,7 +31,7 @@ impl Observer for Seen {
     }
 }
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         beats: Beats { interval: 500 * MS, timeout: 300 * MS, misses: 3 },
         idle_timeout: None,

@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::cork::Cork;
+use super::lull::Lull;
 use super::passage::Passage;
 use super::room::Room;
 use super::{Driver, Event, PIECE, Reading, with_scratch};
@@ -29,6 +30,7 @@ pub(super) struct Connection {
     written: usize,
     room: Room,
     cork: Cork,
+    lull: Lull,
     /// Of the beat awaited.
     passage: Passage,
     /// Why nothing more can be written. Told once the claim that is out is decided: a gateway that grants it closes this
@@ -53,6 +55,7 @@ impl Connection {
             written: 0,
             room,
             cork: Cork::new(now),
+            lull: Lull::default(),
             passage: Passage::default(),
             broken: None,
             measured: now,
@@ -180,8 +183,9 @@ impl Driver {
             return false;
         };
         let (room, tls) = (connection.room.session, connection.wire.is_tls());
-        if self.session.unsent() < room {
-            self.session.emit(room, now);
+        let waits = self.waits(now);
+        if !waits {
+            self.speak(room, now);
         }
         if !self.session.owes_ping()
             && let Some(connection) = &mut self.connection
@@ -189,6 +193,9 @@ impl Driver {
             connection.passage.emitted(self.session.written().0);
         }
         let filled = self.fill(room, tls);
+        if waits && self.session.unsent() > 0 {
+            self.speak(room, now);
+        }
         if let Some(connection) = &mut self.connection
             && let Some(at) = connection.cork.holds(self.session.unsent(), self.session.rtt(), now)
         {
@@ -200,6 +207,32 @@ impl Driver {
             self.tell_pulse(now);
         }
         filled || moved
+    }
+
+    /// Writes what is to be said besides data.
+    fn speak(&mut self, room: u64, now: Instant) {
+        if self.session.unsent() < room && self.session.has_words() {
+            self.session.emit(room, now);
+            if let Some(connection) = &mut self.connection {
+                connection.lull.said(now);
+            }
+        }
+    }
+
+    /// There are words, all of them may wait, and something was said a moment ago.
+    fn waits(&mut self, now: Instant) -> bool {
+        let (Some(connection), Some(least)) = (&mut self.connection, Lull::long(self.session.rtt())) else {
+            return false;
+        };
+        if self.session.unsent() > 0 || !self.session.has_words() || !self.session.may_wait() {
+            return false;
+        }
+        let wire = &connection.wire;
+        let until = connection.lull.holds(least, now, || wire.tcp_info().ok().map(|info| info.rtt));
+        if until.is_some() {
+            self.send_again = until;
+        }
+        until.is_some()
     }
 
     /// Reads local sockets into the session, one frame a turn, fresh streams first. True if anything came.

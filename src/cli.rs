@@ -96,6 +96,22 @@ pub enum Command {
     #[command(after_help = format!("Example: everlink retry orders\n\n{EXIT_CODES}"))]
     Retry(RetryArgs),
 
+    /// Rehearse an outage on one link of an upstream, to see what notices it and how soon.
+    ///
+    /// On the first link that is up, in the running program; the answer says which. Direct mode: that link's warm
+    /// connection, the connections in use that it has handed out, and its dials to that endpoint; what other links carry
+    /// is spared. Tunnel: the link's connection and its dials to that gateway; other tunnels and links are spared.
+    ///
+    /// `blackhole`: nothing gets through, and nobody is told; what waits flows on when it is over. `reset`: the
+    /// connections are reset now, and with --for dials are refused for so long. `delay`: every byte comes so much later,
+    /// each way; at most 4 MiB are on their way. `stop` ends what runs. It also ends by itself, with its link, and when
+    /// everlink drains. The log, `/status`, `everlink status` and everlink_drills_active show it.
+    ///
+    /// Needs `[admin] socket` in its configuration, and its user or root to ask.
+    #[command(after_help = format!("Example: everlink drill orders blackhole --for 10s\n         \
+        everlink drill orders delay --by 200ms --for 1m\n         everlink drill orders stop\n\n{EXIT_CODES}"))]
+    Drill(DrillArgs),
+
     /// Try it out: an echo service inside the process answers for the upstreams of the shipped configuration.
     ///
     /// The file is the real one and watched as always, so editing it shows a live reload.
@@ -187,6 +203,46 @@ pub struct RetryArgs {
     pub admin: AdminArgs,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct DrillArgs {
+    /// The upstream's name in the configuration.
+    #[arg(value_name = "NAME")]
+    pub upstream: String,
+    /// What to rehearse.
+    pub what: Drill,
+    /// How long it lasts, 100ms to 1h. Default: 10s; a reset is over at once.
+    #[arg(long = "for", value_name = "DURATION")]
+    pub time: Option<String>,
+    /// How late a delay makes every byte, each way, 1ms to 10s. Default: 200ms.
+    #[arg(long, value_name = "DURATION")]
+    pub by: Option<String>,
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Drill {
+    /// Nothing gets through, and nobody is told.
+    Blackhole,
+    /// The connections are reset.
+    Reset,
+    /// Every byte comes later.
+    Delay,
+    /// End the drill that runs.
+    Stop,
+}
+
+impl Drill {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Blackhole => "blackhole",
+            Self::Reset => "reset",
+            Self::Delay => "delay",
+            Self::Stop => "stop",
+        }
+    }
+}
+
 /// The command given, `run` if none was. Prints help or what is wrong with the usage, and exits, if that is what
 /// the command line asks for.
 pub fn parse() -> Command {
@@ -243,6 +299,14 @@ mod tests {
         assert_eq!(parsed("everlink reload --socket /s").unwrap(), Command::Reload(admin(Some("/s"))));
         let retry = RetryArgs { upstream: "chat".to_owned(), admin: admin(None) };
         assert_eq!(parsed("everlink retry chat").unwrap(), Command::Retry(retry));
+        let drill = DrillArgs {
+            upstream: "chat".to_owned(),
+            what: Drill::Delay,
+            time: Some("1m".to_owned()),
+            by: Some("1s".to_owned()),
+            admin: admin(None),
+        };
+        assert_eq!(parsed("everlink drill chat delay --by 1s --for 1m").unwrap(), Command::Drill(drill));
         let check = CheckArgs { file: "a.toml".into(), against: Some("http://h:1".to_owned()) };
         assert_eq!(parsed("everlink check a.toml --against http://h:1").unwrap(), Command::Check(check));
         let at = UrlArgs { url: Some("http://h:1".to_owned()) };

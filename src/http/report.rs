@@ -16,11 +16,13 @@ use serde::{Deserialize, Serialize};
 use super::health;
 use crate::clock::rfc3339;
 use crate::config::{Balance, Beat, InUse};
+use crate::link::drill;
 use crate::metrics::{
     CloseReason, DialOutcome, Direction, EndpointFigures, Label, LossReason, PerMode, RefuseReason, ResumeOutcome,
     revision,
 };
-use crate::status::{Event, LinkStatus, Outage, Status, UpstreamStatus};
+use crate::net::rehearsal::Kind;
+use crate::status::{DrillStatus, Event, LinkStatus, Outage, Status, UpstreamStatus};
 
 /// The whole process. A reader of another version finds what it knows and defaults for the rest.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -90,6 +92,8 @@ pub struct UpstreamReport {
     /// Tunnel mode: attempts to go on with a session; empty in direct mode.
     pub resumes: BTreeMap<String, u64>,
     pub last_loss: Option<EventReport>,
+    /// The outage that is being rehearsed on one link, by `everlink drill`.
+    pub drill: Option<DrillReport>,
     /// Newest last, as are the events.
     pub outages: Vec<OutageReport>,
     pub events: Vec<EventReport>,
@@ -159,6 +163,19 @@ pub struct OutageReport {
     pub until: Option<String>,
     pub duration_seconds: f64,
     pub reason: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DrillReport {
+    /// `blackhole`, `reset` or `delay`.
+    pub kind: String,
+    /// How late a `delay` makes every byte, each way.
+    pub by_seconds: Option<f64>,
+    pub link: u64,
+    pub endpoint: String,
+    pub begun: String,
+    pub left_seconds: f64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -279,6 +296,7 @@ fn upstream_report(upstream: &UpstreamStatus, figures: &EndpointFigures, now: Sy
         losses: counts(LossReason::each(mode), &metrics.losses),
         resumes: metrics.session.as_ref().map(|of| counts(ResumeOutcome::each(mode), &of.resumes)).unwrap_or_default(),
         last_loss: events.iter().rfind(|event| event.kind == "lost").cloned(),
+        drill: upstream.running_drill().map(|drill| drill_report(&drill, now)),
         outages: upstream.outages.load().iter().map(|outage| outage_report(outage, now)).collect(),
         events,
     }
@@ -304,6 +322,19 @@ fn link_report(link: &LinkStatus, now: SystemTime) -> LinkReport {
         retry_in_seconds: view.retry_at.map(|at| age(now, at)),
         last_error: view.last_error.clone(),
         session: link.session().map(|session| tunnel::session_report(&session)),
+    }
+}
+
+fn drill_report(drill: &DrillStatus, now: SystemTime) -> DrillReport {
+    let kind = drill.rehearsal.kind();
+    let by = if let Kind::Delay(by) = kind { Some(by.as_secs_f64()) } else { None };
+    DrillReport {
+        kind: drill::name(kind).to_owned(),
+        by_seconds: by,
+        link: drill.link,
+        endpoint: drill.endpoint.clone(),
+        begun: rfc3339(drill.begun),
+        left_seconds: age(now, drill.until),
     }
 }
 

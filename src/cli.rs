@@ -26,6 +26,18 @@ pub const USAGE: u8 = 2;
 /// EX_CONFIG of sysexits.h: a configuration that cannot be used.
 pub const CONFIG: u8 = 78;
 
+const SCHEMA_USE: &str = "\
+Example: everlink schema > everlink.schema.json
+
+Save it beside the configuration, and name it in that file's first line:
+  #:schema ./everlink.schema.json
+
+taplo follows that line, and so do VS Code with Even Better TOML, Zed, Helix and Neovim with taplo's language server. For many
+files, name it once in .taplo.toml:
+  [[rule]]
+  include = [\"**/everlink/*.toml\"]
+  schema = { path = \"./everlink.schema.json\" }";
+
 /// Where a running everlink is asked unless told otherwise.
 pub const DEFAULT_URL: &str = "http://127.0.0.1:9900";
 const DEFAULT_CONFIG: &str = "config.toml";
@@ -111,6 +123,13 @@ pub enum Command {
     #[command(after_help = format!("Example: everlink drill orders blackhole --for 10s\n         \
         everlink drill orders delay --by 200ms --for 1m\n         everlink drill orders stop\n\n{EXIT_CODES}"))]
     Drill(DrillArgs),
+
+    /// Print a JSON Schema of the configuration, for editors.
+    ///
+    /// They complete keys by it, explain them, and mark unknown ones, wrong types and missing units; `everlink check` tells
+    /// the rest. It describes the configuration of this very version.
+    #[command(after_help = format!("{SCHEMA_USE}\n\n{EXIT_CODES}"))]
+    Schema,
 
     /// Try it out: an echo service inside the process answers for the upstreams of the shipped configuration.
     ///
@@ -251,6 +270,14 @@ pub fn parse() -> Command {
 
 fn command_of(cli: Cli) -> Command {
     cli.command.unwrap_or(Command::Run(cli.run))
+}
+
+/// Prints the schema of the configuration.
+pub fn schema() -> ExitCode {
+    // What is made of texts, numbers and lists always has a JSON.
+    let text = serde_json::to_string_pretty(&crate::config::schema()).unwrap_or_default();
+    let _ = say(&(text + "\n"));
+    ExitCode::from(OK)
 }
 
 /// Prints to standard output. A reader that has gone (`| head`) is no reason to panic.

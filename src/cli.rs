@@ -7,6 +7,7 @@
 pub mod admin;
 mod gateway;
 pub mod get;
+pub mod man;
 pub mod probe;
 pub mod status;
 mod table;
@@ -15,7 +16,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 /// It was done, or the answer is yes.
 pub const OK: u8 = 0;
@@ -25,6 +26,8 @@ pub const NO: u8 = 1;
 pub const USAGE: u8 = 2;
 /// EX_CONFIG of sysexits.h: a configuration that cannot be used.
 pub const CONFIG: u8 = 78;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 const SCHEMA_USE: &str = "\
 Example: everlink schema > everlink.schema.json
@@ -130,6 +133,20 @@ pub enum Command {
     /// the rest. It describes the configuration of this very version.
     #[command(after_help = format!("{SCHEMA_USE}\n\n{EXIT_CODES}"))]
     Schema,
+
+    /// Print the completions of this command line for a shell.
+    ///
+    /// bash: source <(everlink completions bash), in ~/.bashrc. zsh: save it as _everlink in a directory of $fpath. fish: save
+    /// it as ~/.config/fish/completions/everlink.fish.
+    #[command(after_help = format!("Example: everlink completions bash > /etc/bash_completion.d/everlink\n\n{EXIT_CODES}"))]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+
+    /// Print the manual page.
+    #[command(after_help = format!("Example: everlink man > /usr/local/share/man/man1/everlink.1\n\n{EXIT_CODES}"))]
+    Man,
 
     /// Try it out: an echo service inside the process answers for the upstreams of the shipped configuration.
     ///
@@ -272,11 +289,24 @@ fn command_of(cli: Cli) -> Command {
     cli.command.unwrap_or(Command::Run(cli.run))
 }
 
+/// The command line as a whole, for what is made of it.
+fn definition() -> clap::Command {
+    Cli::command()
+}
+
 /// Prints the schema of the configuration.
 pub fn schema() -> ExitCode {
     // What is made of texts, numbers and lists always has a JSON.
     let text = serde_json::to_string_pretty(&crate::config::schema()).unwrap_or_default();
     let _ = say(&(text + "\n"));
+    ExitCode::from(OK)
+}
+
+/// Prints what a shell completes this command line by.
+pub fn completions(shell: clap_complete::Shell) -> ExitCode {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut definition(), "everlink", &mut text);
+    let _ = say(&String::from_utf8_lossy(&text));
     ExitCode::from(OK)
 }
 
@@ -295,8 +325,6 @@ fn no(text: &str) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn parsed(line: &str) -> Result<Command, clap::Error> {

@@ -27,13 +27,13 @@ fn page(cli: Command) -> io::Result<String> {
     let commands: Vec<_> = cli.get_subcommands().filter(|command| !command.is_hide_set()).cloned().collect();
     let source = format!("everlink {VERSION}");
     let man = Man::new(cli.clone()).section("1").source(source).manual("everlink").date("");
-    let mut page = Vec::new();
-    man.render_title(&mut page)?;
+    let (mut title, mut page) = (Vec::new(), Vec::new());
+    man.render_title(&mut title)?;
     man.render_name_section(&mut page)?;
     man.render_synopsis_section(&mut page)?;
     man.render_description_section(&mut page)?;
     man.render_options_section(&mut page)?;
-    let mut page = String::from_utf8_lossy(&page).into_owned();
+    let mut page = String::from_utf8_lossy(&title).into_owned() + &inner(&String::from_utf8_lossy(&page), |_| true);
     page.push_str(".SH COMMANDS\n");
     for command in &commands {
         page.push_str(&section(command)?);
@@ -103,7 +103,8 @@ fn section(command: &Command) -> io::Result<String> {
     let part = |render: &dyn Fn(&mut Vec<u8>) -> io::Result<()>| {
         let mut text = Vec::new();
         render(&mut text)?;
-        Ok::<_, io::Error>(bare(&String::from_utf8_lossy(&text)))
+        let is_heading = |line: &str| line.starts_with(".SH ");
+        Ok::<_, io::Error>(inner(&String::from_utf8_lossy(&text), |line| !is_heading(line)))
     };
     let mut roff = Roff::new();
     roff.control("SS", [format!("everlink {}", command.get_name()).as_str()]);
@@ -118,11 +119,10 @@ fn section(command: &Command) -> io::Result<String> {
     Ok(section)
 }
 
-/// Without the heading, and without what stands before each whole page.
-fn bare(roff: &str) -> String {
-    let is_frame =
-        |line: &&str| line.starts_with(".SH ") || line.starts_with(".ie \\n(.g") || line.starts_with(".el .ds Aq");
-    roff.lines().filter(|line| !is_frame(line)).map(|line| format!("{line}\n")).collect()
+/// Without what stands before each whole page, and only those lines that are to `stay`.
+fn inner(roff: &str, stay: impl Fn(&str) -> bool) -> String {
+    let is_frame = |line: &str| line.starts_with(".ie \\n(.g") || line.starts_with(".el .ds Aq");
+    roff.lines().filter(|line| !is_frame(line) && stay(line)).map(|line| format!("{line}\n")).collect()
 }
 
 /// Lines that stay lines.

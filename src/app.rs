@@ -27,6 +27,7 @@ use crate::net::kernel;
 use crate::net::rehearsal::Kind;
 use crate::running::Running;
 use crate::status::Status;
+use crate::systemd::{Manager, Passed};
 use crate::workers::{Layout, Workers};
 use desk::{Asked, Desk};
 use reload::Cause;
@@ -37,10 +38,14 @@ pub const EXIT_CONFIG: u8 = 78;
 const HANGUP_SPACING: Duration = Duration::from_secs(1);
 /// How often a drain says what it waits for.
 const DRAIN_TOLD: Duration = Duration::from_secs(3);
+/// With no new client to come, a drain is over so long after the last: one just accepted may not be counted yet.
+const HELD_QUIET: Duration = Duration::from_millis(200);
 
 /// Runs the configuration at `path` until told to stop. `with_demo`: also the servers that it names.
 pub fn run(path: &Path, with_demo: bool) -> ExitCode {
-    // The signals first of all: until then one that is early would end the process, or as PID 1 be lost.
+    // Before anything else is opened: the numbers of what was passed are known only until then.
+    let (passed, faults) = Passed::from_environment(environment);
+    // Then the signals: until then one that is early would end the process, or as PID 1 be lost.
     let prepared = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
         let signals = {
             let _inside = runtime.enter();
@@ -77,7 +82,10 @@ pub fn run(path: &Path, with_demo: bool) -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
-    match started(path, loaded, &log, with_demo, &runtime, signals) {
+    for fault in faults {
+        tracing::warn!("{fault}");
+    }
+    match started(path, loaded, &log, with_demo, &runtime, signals, passed) {
         Ok(code) => {
             runtime.shutdown_background();
             code
@@ -107,6 +115,7 @@ fn started(
     with_demo: bool,
     runtime: &Runtime,
     signals: Signals,
+    passed: Passed,
 ) -> std::io::Result<ExitCode> {
     let layout = Layout::for_this_machine();
     let metrics = Metrics::new().map_err(std::io::Error::other)?;
@@ -130,7 +139,7 @@ fn started(
         );
     }
     let workers = Workers::start(layout, &status)?;
-    let running = Running::empty(&status, workers)?;
+    let running = Running::empty(&status, workers, passed)?;
     Ok(runtime.block_on(App::new(path, running, status, log).run(loaded, with_demo, signals)))
 }
 
@@ -158,6 +167,7 @@ struct App<'l> {
     files: watch::Sender<Vec<PathBuf>>,
     asked: (mpsc::Sender<Asked>, mpsc::Receiver<Asked>),
     admin: CancellationToken,
+    manager: Manager,
 }
 
 impl<'l> App<'l> {
@@ -172,6 +182,7 @@ impl<'l> App<'l> {
             files: watch::Sender::new(Vec::new()),
             asked: mpsc::channel(16),
             admin: CancellationToken::new(),
+            manager: Manager::from_environment(|name| std::env::var_os(name), Instant::now()),
         }
     }
 
@@ -190,6 +201,7 @@ impl<'l> App<'l> {
         }
         self.status.ready.store(true, Ordering::Release);
         tracing::info!("everlink is ready");
+        self.manager.ready(&self.status, Instant::now());
         // What was saved between the first reading and the watch is told by nobody.
         if config::load(&self.path, &environment).map_or(true, |again| again.hash != self.hash) {
             self.reload(Cause::Seen);
@@ -209,17 +221,20 @@ impl<'l> App<'l> {
                 }
                 drain.tell(self.running.clients().open);
             }
+            self.manager.look(&self.status, || self.running.clients().open, Instant::now());
             // While draining, clients come and go unseen: look often enough to leave on time.
             let look = drain.as_ref().map(|_| Instant::now() + Duration::from_millis(50));
-            let look = [look, hangups.due()].into_iter().flatten().min();
+            let look = [look, hangups.due(), self.manager.due()].into_iter().flatten().min();
             tokio::select! {
                 biased;
                 signal = signals.next() => match signal {
                     Signal::Drain => {
                         tracing::info!(clients = self.running.clients().open, "draining: open clients may finish");
                         self.status.draining.store(true, Ordering::Release);
-                        self.running.drain();
-                        drain = Some(Drain::new(&self.running.config().drain));
+                        let held = self.running.drain();
+                        let settings = &self.running.config().drain;
+                        self.manager.stopping(settings, self.running.clients().open, Instant::now());
+                        drain = Some(Drain::new(settings, held));
                     }
                     Signal::Exit => {
                         tracing::warn!(clients = self.running.clients().open, "told twice: leaving at once");
@@ -324,9 +339,12 @@ struct Drain {
 }
 
 impl Drain {
-    fn new(settings: &config::Drain) -> Self {
+    /// `held`: no new client can come.
+    fn new(settings: &config::Drain, held: bool) -> Self {
         let now = Instant::now();
-        Self { clock: DrainClock::new(settings, now), told: now }
+        let quiet =
+            if held { Some(settings.quiet.map_or(HELD_QUIET, |quiet| quiet.min(HELD_QUIET))) } else { settings.quiet };
+        Self { clock: DrainClock::new(&config::Drain { quiet, ..settings.clone() }, now), told: now }
     }
 
     fn tell(&mut self, clients: usize) {

@@ -21,6 +21,7 @@ pub mod running;
 mod seeds;
 pub mod session;
 pub mod status;
+pub mod systemd;
 pub mod tunnel;
 pub mod upstream;
 #[cfg(test)]

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, ListenAddress};
 use crate::net::socket;
+use crate::systemd::Passed;
 use crate::workers::restarted;
 use accept::{Target, accept};
 use bound::{Bound, bind, rebind};
@@ -110,6 +111,8 @@ impl Key {
 #[derive(Default)]
 pub struct Listeners {
     open: HashMap<Key, Open>,
+    /// Used in the place of sockets of our own.
+    passed: Passed,
 }
 
 struct Open {
@@ -153,6 +156,11 @@ pub struct Prepared {
 }
 
 impl Listeners {
+    /// None yet; what was passed is used where its address is wanted.
+    pub fn with(passed: Passed) -> Self {
+        Self { passed, ..Self::default() }
+    }
+
     /// Binds what is new in `wanted`. What is open already is kept; nothing else changes yet.
     pub fn prepare(&mut self, wanted: &[Wanted], workers: &[Handle]) -> Result<Prepared, Vec<BindError>> {
         let mut prepared = Prepared { wanted: Vec::new(), bound: HashMap::new(), displaced: Vec::new() };
@@ -165,7 +173,7 @@ impl Listeners {
             if self.open.contains_key(&key) || prepared.bound.contains_key(&key) {
                 continue;
             }
-            match bind(address) {
+            match bind(address, &self.passed) {
                 Ok(bound) => {
                     prepared.bound.insert(key, bound);
                 }
@@ -188,7 +196,7 @@ impl Listeners {
                     open.stop.cancel();
                 }
             }
-            match rebind(&key.address) {
+            match rebind(&key.address, &self.passed) {
                 Ok(bound) => {
                     prepared.bound.insert(key, bound);
                 }
@@ -200,7 +208,7 @@ impl Listeners {
         }
         prepared.bound.clear();
         for (key, target) in prepared.displaced {
-            match rebind(&key.address) {
+            match rebind(&key.address, &self.passed) {
                 Ok(bound) => self.start(key, bound, target, workers),
                 Err(error) => tracing::error!(address = %key.address, %error, "a listener could not be bound again"),
             }
@@ -249,9 +257,21 @@ impl Listeners {
         listening
     }
 
+    /// Stops accepting at the sockets that were passed: who comes waits in the queue for our successor. Returns whether
+    /// all are such, and nobody can come any more.
+    pub fn hold(&self) -> bool {
+        let (passed, own): (Vec<_>, Vec<_>) = self.open.values().partition(|open| open.bound.is_passed());
+        for open in &passed {
+            open.bound.leave_queue();
+            open.stop.cancel();
+        }
+        own.is_empty() && !passed.is_empty()
+    }
+
     /// Stops accepting everywhere.
     pub fn close(&mut self) {
         for (_, open) in self.open.drain() {
+            open.bound.leave_queue();
             open.stop.cancel();
         }
     }

@@ -12,6 +12,7 @@ mod gateway;
 mod histograms;
 mod labels;
 mod session;
+mod trips;
 mod upstream;
 
 pub use endpoints::EndpointSeries;
@@ -21,6 +22,7 @@ pub use labels::{
     ReloadOutcome, ResumeOutcome,
 };
 pub use session::{SessionMetrics, VIOLATIONS, Violations};
+pub use trips::Trip;
 pub use upstream::UpstreamMetrics;
 
 use std::collections::HashMap;
@@ -183,6 +185,7 @@ impl Metrics {
             beats_sent: f.beats_sent.with_label_values(&[name]),
             beats_missed: f.beats_missed.with_label_values(&[name]),
             rtt: f.rtt.of(name, mode),
+            trips: Default::default(),
             interval: f.interval.with_label_values(&[name]),
             budget: f.budget.with_label_values(&[name]),
             connections: f.connections.with_label_values(&[name]),

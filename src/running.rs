@@ -12,18 +12,20 @@ mod upstreams;
 
 pub use far_end::Gateway;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::admin::AdminListener;
-use crate::config::{self, Config};
+use crate::config::{self, Config, ListenAddress};
 use crate::lifecycle::Clients;
 use crate::link::drill;
 use crate::link::resolve::Resolver;
 use crate::listener::{Listeners, Wanted};
 use crate::status::Status;
+use crate::systemd::Passed;
 use crate::upstream::{Reread, Surroundings};
 use crate::workers::Workers;
 use doors::Doors;
@@ -37,6 +39,7 @@ pub struct Running {
     workers: Workers,
     resolver: Resolver,
     upstreams: Upstreams,
+    passed: Passed,
     listeners: Listeners,
     /// How long clients of a removed upstream may stay.
     drain: watch::Sender<Duration>,
@@ -53,18 +56,19 @@ pub struct Applied {
 }
 
 impl Running {
-    /// Nothing yet: no upstream, no listener. Errors: the HTTP thread could not be started.
-    pub fn empty(status: &Arc<Status>, workers: Workers) -> std::io::Result<Self> {
+    /// Nothing yet: no upstream, no listener. `passed`: what listens already. Errors: the HTTP thread could not be started.
+    pub fn empty(status: &Arc<Status>, workers: Workers, passed: Passed) -> std::io::Result<Self> {
         Ok(Self {
             config: Config::empty(),
             status: status.clone(),
             workers,
             resolver: Resolver::default(),
             upstreams: Upstreams::default(),
-            listeners: Listeners::default(),
+            listeners: Listeners::with(passed.clone()),
             drain: watch::Sender::new(Duration::ZERO),
-            http: Doors::closed(status)?,
-            far_end: FarEnd::none(),
+            http: Doors::closed(status, &passed)?,
+            far_end: FarEnd::none(&passed),
+            passed,
         })
     }
 
@@ -116,6 +120,9 @@ impl Running {
         self.upstreams.let_go(gone);
         self.far_end.commit(new.gateway.as_ref(), far_end, around());
         self.http.commit(&new.http.listen, http, new.http.public_status);
+        for line in self.passed.are_named(&addresses(&wanted, &new)) {
+            tracing::warn!("{line}");
+        }
         let lines = changes.iter().map(|change| self.tell(change)).collect();
         self.config = new;
         Ok(Applied { lines, admin })
@@ -137,10 +144,12 @@ impl Running {
         lines
     }
 
-    /// The process is about to leave: drills are over, and the gateway's dialers are told. Clients beside us are still served.
-    pub fn drain(&self) {
+    /// The process is about to leave: drills are over, and the gateway's dialers are told. Clients beside us are still served, but those of
+    /// sockets that were passed are left to our successor. Returns whether no new ones can come at all.
+    pub fn drain(&self) -> bool {
         self.upstreams.stop_drills();
         self.far_end.drain();
+        self.listeners.hold() && self.config.gateway.is_none()
     }
 
     /// Cuts the waits of one upstream's links short, or of all. Returns how many waited; `None`: there is no such upstream.
@@ -198,7 +207,7 @@ impl Running {
             return None;
         }
         let Some(admin) = &new.admin else { return Some(None) };
-        match AdminListener::bind(&admin.socket) {
+        match AdminListener::open(&admin.socket, &self.passed) {
             Ok(listener) => Some(Some(listener)),
             Err(error) => {
                 errors.push(format!("admin.socket: {error}"));
@@ -221,6 +230,14 @@ impl Running {
             None => change.to_string(),
         }
     }
+}
+
+/// Every address at which a configuration listens.
+fn addresses(wanted: &[Wanted], config: &Config) -> HashSet<ListenAddress> {
+    let far_end = config.gateway.iter().flat_map(|gateway| &gateway.listen);
+    let tcp = config.http.listen.iter().chain(far_end).copied().map(ListenAddress::Tcp);
+    let admin = config.admin.iter().map(|admin| ListenAddress::Unix(admin.socket.clone()));
+    wanted.iter().map(|wanted| wanted.address.clone()).chain(tcp).chain(admin).collect()
 }
 
 /// What is cut is gone after this.

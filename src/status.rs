@@ -15,7 +15,7 @@ pub use session::{SessionFigures, SessionView, ShortId};
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -84,12 +84,18 @@ pub struct UpstreamStatus {
     pub forwards: ArcSwap<Vec<Vec<String>>>,
     /// Learned from a server that cuts idle connections; 0 milliseconds: nothing learned.
     learned_max_age: AtomicU64,
+    /// Shown since then: the start, or the reload that brought it.
+    pub added: SystemTime,
+    /// When it first came up; before that is no outage.
+    pub first_up: OnceLock<SystemTime>,
     /// When the upstream last changed between up and down.
     pub up_since: ArcSwap<SystemTime>,
-    /// Outages seen, newest last.
+    /// The last outages, newest last; the oldest is forgotten past the bound of the events.
     pub outages: ArcSwap<Vec<Outage>>,
     /// The outage that is being rehearsed on one of its links.
     pub drill: ArcSwapOption<DrillStatus>,
+    /// Outages so far, those that are forgotten too.
+    pub outages_total: AtomicU64,
     /// Held while the wait shown is brought up to date, so that of two who do, the later has the last word.
     wait: Mutex<()>,
 }
@@ -121,7 +127,7 @@ pub struct LinkView {
     pub endpoint: Option<String>,
     /// The address connected to.
     pub address: Option<String>,
-    /// Round trip of the last answered beat, or of the connect.
+    /// Round trip of the last answered beat, or of the connect, or of a busy tunnel link by the kernel.
     pub rtt: Option<Duration>,
     /// Beats unanswered in a row.
     pub misses: u32,
@@ -195,9 +201,12 @@ impl Status {
             listening: ArcSwap::default(),
             forwards: ArcSwap::default(),
             learned_max_age: AtomicU64::new(0),
+            added: SystemTime::now(),
+            first_up: OnceLock::new(),
             up_since: ArcSwap::from_pointee(SystemTime::now()),
             outages: ArcSwap::default(),
             drill: ArcSwapOption::empty(),
+            outages_total: AtomicU64::new(0),
             wait: Mutex::default(),
         });
         self.upstreams.rcu(|all| {
@@ -374,6 +383,11 @@ impl UpstreamStatus {
         let now = SystemTime::now();
         self.metrics.set_alive(alive);
         let since = self.up_since.swap(Arc::new(now));
+        if alive {
+            let _ = self.first_up.set(now);
+        } else {
+            self.outages_total.fetch_add(1, Ordering::Relaxed);
+        }
         self.outages.rcu(|outages| {
             let mut outages = Vec::clone(outages);
             if alive {

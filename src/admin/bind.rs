@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::systemd::Passed;
+
 /// Room in the kernel's queue beyond the connections served at once.
 const BACKLOG: i32 = 16;
 
@@ -22,17 +24,27 @@ pub enum BindError {
     Io { path: PathBuf, doing: &'static str, cause: io::Error },
 }
 
-/// A bound admin socket. Dropping it removes its file, if the file is still its own.
+/// A bound admin socket. Dropping it removes its file, if the file is its own, and still is.
 #[derive(Debug)]
 pub struct AdminListener {
     listener: UnixListener,
     path: PathBuf,
-    /// Device and inode of the file.
-    identity: (u64, u64),
+    /// Device and inode of the file; `None`: it is the service manager's.
+    identity: Option<(u64, u64)>,
     owner: u32,
 }
 
 impl AdminListener {
+    /// The socket that was passed for `path`, or a new one as by [`bind`](Self::bind). Whoever may connect to one that was
+    /// passed, commands are taken from its owner and root alone.
+    pub fn open(path: &Path, passed: &Passed) -> Result<Self, BindError> {
+        let failed = |doing| move |cause| BindError::Io { path: path.to_owned(), doing, cause };
+        let Some(listener) = passed.unix_only(path).map_err(failed("use it"))? else { return Self::bind(path) };
+        let listener = UnixListener::from_std(listener).map_err(failed("use it"))?;
+        let owner = our_uid().map_err(failed("tell whose it is"))?;
+        Ok(Self { listener, path: path.to_owned(), identity: None, owner })
+    }
+
     /// Binds `path` with mode 0600. A stale socket is replaced by a rename, so that the path is never missing.
     /// Needs a tokio runtime with I/O.
     pub fn bind(path: &Path) -> Result<Self, BindError> {
@@ -51,7 +63,7 @@ impl AdminListener {
         }
         made.keep();
         let owner = our_uid().map_err(failed("tell whose it is"))?;
-        Ok(Self { listener, path: path.to_owned(), identity: (file.dev(), file.ino()), owner })
+        Ok(Self { listener, path: path.to_owned(), identity: Some((file.dev(), file.ino())), owner })
     }
 
     pub fn path(&self) -> &Path {
@@ -70,7 +82,7 @@ impl AdminListener {
 
 impl Drop for AdminListener {
     fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
+        let ours = fs::symlink_metadata(&self.path).is_ok_and(|file| Some((file.dev(), file.ino())) == self.identity);
         if ours {
             let _ = fs::remove_file(&self.path);
         }
@@ -188,6 +200,22 @@ mod tests {
         let _second = AdminListener::bind(&path).unwrap();
         drop(first);
         assert!(path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_passed_socket_is_used_and_its_file_stays() {
+        let (_directory, path) = place();
+        let manager = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let (passed, _) = Passed::of([("unit".to_owned(), Ok(manager.try_clone().unwrap().into()))]);
+        let listener = AdminListener::open(&path, &passed).unwrap();
+        let _client = StdStream::connect(&path).unwrap();
+        listener.accept().await.unwrap();
+        drop(listener);
+        assert!(path.exists());
+        let own = AdminListener::open(&path.with_file_name("own.sock"), &passed).unwrap();
+        let path = own.path().to_owned();
+        drop(own);
+        assert!(!path.exists());
     }
 
     #[tokio::test]

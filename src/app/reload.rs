@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use super::{App, environment};
 use crate::admin::protocol::Answer;
@@ -42,13 +42,23 @@ impl App<'_> {
 
     /// Reads the file again and takes what it says; when asked for, the files it names as well.
     pub(super) fn reload(&mut self, cause: Cause) -> Answer {
+        if cause == Cause::Asked {
+            self.manager.reloading();
+        }
+        let answer = self.read_again(cause);
+        if cause == Cause::Asked {
+            self.manager.reloaded(&self.status, Instant::now());
+        }
+        answer
+    }
+
+    fn read_again(&mut self, cause: Cause) -> Answer {
         let mut lines = if cause == Cause::Asked { self.running.reload_files() } else { Vec::new() };
         let loaded = match config::load(&self.path, &environment) {
             Ok(loaded) => loaded,
             Err(report) => {
                 self.watch_too(&report.files);
-                let line = report.first_line();
-                return self.reject(cause, report.to_string(), vec![line]);
+                return self.reject(cause, report.to_string(), &report.first_line(), report.lines());
             }
         };
         if loaded.hash != self.hash || loaded.config != *self.running.config() {
@@ -58,7 +68,8 @@ impl App<'_> {
                 Ok(changes) => lines.extend(changes),
                 Err(errors) => {
                     self.watch_too(&files);
-                    return self.reject(cause, errors.join("; "), errors);
+                    let line = errors.join("; ");
+                    return self.reject(cause, line.clone(), &line, errors);
                 }
             }
             for warning in warnings {
@@ -77,12 +88,12 @@ impl App<'_> {
     }
 
     /// The old configuration stays. The same trouble with the same content is told once, unless somebody asks.
-    fn reject(&mut self, cause: Cause, whole: String, lines: Vec<String>) -> Answer {
+    fn reject(&mut self, cause: Cause, whole: String, line: &str, lines: Vec<String>) -> Answer {
         let told = self.rejected.as_ref() == Some(&whole);
         if told && cause == Cause::Seen {
             return Answer::reloaded(ReloadOutcome::Rejected, lines);
         }
-        tracing::error!("configuration rejected, the old one stays: {}", lines.join("; "));
+        tracing::error!("configuration rejected, the old one stays: {line}");
         self.rejected = Some(whole);
         self.outcome(ReloadOutcome::Rejected, lines)
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::gateway::gateway;
 use super::get::get;
+use super::outages::outages;
 use super::table::table;
 use super::{OK, StatusArgs};
 use crate::clock::short_span;
@@ -69,7 +70,7 @@ fn redraw(text: &str) -> String {
     format!("{HOME}{}{CLEAR_BELOW}", text.replace('\n', &format!("{CLEAR_LINE}\n")))
 }
 
-/// The whole text: a line on the process, one on the last reload, the table.
+/// The whole text: a line on the process, one on the last reload, the table, outages.
 fn render(report: &Report, before: Option<&Report>, colours: bool) -> String {
     let up = |seconds: f64| short_span(Duration::try_from_secs_f64(seconds).unwrap_or_default());
     let health = match report {
@@ -99,6 +100,11 @@ fn render(report: &Report, before: Option<&Report>, colours: bool) -> String {
     text.push('\n');
     if !report.upstreams.is_empty() || report.gateway.is_none() {
         text.push_str(&table(report, before, colours));
+        let outages = outages(report);
+        if !outages.is_empty() {
+            text.push('\n');
+            text.push_str(&outages);
+        }
     }
     if let Some(of_gateway) = &report.gateway {
         let gap = if report.upstreams.is_empty() { "" } else { "\n" };

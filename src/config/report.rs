@@ -160,6 +160,9 @@ impl Problem {
     }
 }
 
+/// So many problems are told by [`Report::lines`].
+const LINES_TOLD: usize = 20;
+
 /// Everything wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Report {
@@ -181,6 +184,15 @@ impl Report {
             0 => first.line(),
             more => format!("{} (and {more} more)", first.line()),
         }
+    }
+
+    /// The same of each problem, for the status: of the first 20, and how many more there are.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines: Vec<_> = self.problems.iter().take(LINES_TOLD).map(Problem::line).collect();
+        if let Some(more) = self.problems.len().checked_sub(LINES_TOLD).filter(|more| *more > 0) {
+            lines.push(format!("and {more} more"));
+        }
+        lines
     }
 }
 
@@ -245,5 +257,7 @@ mod tests {
         assert!(text.contains("wrong 99\n") && !text.contains("wrong 100\n"));
         assert!(text.ends_with("\n\n... and 3 more\n\nc.toml: 103 errors"), "{text}");
         assert_eq!(report.first_line(), "c.toml: wrong 0 (and 102 more)");
+        let lines = report.lines();
+        assert_eq!((lines.len(), lines[19].as_str(), lines[20].as_str()), (21, "c.toml: wrong 19", "and 83 more"));
     }
 }

@@ -112,9 +112,9 @@ impl Lines {
             match self.mode.tick(Instant::now(), &mut self.to_upstream.bytes, &mut self.to_client.bytes) {
                 Event::None => return false,
                 Event::Beat => metrics.beats_sent.inc(),
-                Event::Missed { .. } => metrics.beats_missed.inc(),
+                Event::Missed { .. } => metrics.beat_missed(),
                 Event::Dead { .. } => {
-                    metrics.beats_missed.inc();
+                    metrics.beat_missed();
                     return true;
                 }
             }
@@ -207,7 +207,7 @@ impl Lines {
         } else {
             let before = self.to_client.bytes.len();
             if let Some(trip) = self.mode.from_server(now, buffer.filled(), &mut self.to_client.bytes) {
-                metrics.rtt.observe(trip.as_secs_f64());
+                metrics.beat_answered(trip);
             }
             let passed = self.to_client.bytes.len().saturating_sub(before);
             metrics.moved(Direction::Received, passed as u64);

@@ -300,7 +300,7 @@ impl LinkTask {
                 };
                 connection.misses = 0;
                 if let Some(trip) = trip {
-                    self.pool.status.metrics.rtt.observe(trip.as_secs_f64());
+                    self.pool.status.metrics.beat_answered(trip);
                     connection.opened.rtt = trip;
                 }
                 let proving = matches!(self.machine.state(), State::Proving { .. });
@@ -320,7 +320,7 @@ impl LinkTask {
                 self.judged(now, verdict, "the service asked to be left alone");
             }
             Heard::Wrong(what) => {
-                self.pool.status.metrics.beats_missed.inc();
+                self.pool.status.metrics.beat_missed();
                 if matches!(self.machine.state(), State::Proving { .. }) {
                     // Perhaps a greeting; the next connection listens first.
                     self.pool.learn_that_it_speaks_first();

@@ -9,11 +9,13 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::pending::{Bounds, Full, Pending};
+use super::shared::Phase;
 use super::{Shared, handshake};
 use crate::clock;
 use crate::metrics::Refusal;
 use crate::net::descriptors::{self, Descriptors};
 use crate::net::kernel;
+use crate::net::socket;
 use crate::net::tcp::Unbound;
 use crate::workers::of_process;
 
@@ -128,7 +130,7 @@ impl Hall {
     }
 }
 
-/// Accepts until stopped, and then what the queue still holds.
+/// Accepts until stopped, and then what the queue still holds, unless the process leaves: its successor may have the queue.
 pub async fn accept(shared: Arc<Shared>, listener: Arc<TcpListener>, stop: CancellationToken) {
     let ready = match kernel::await_clients(listener.clone()) {
         Ok(ready) => ready,
@@ -170,7 +172,9 @@ pub async fn accept(shared: Arc<Shared>, listener: Arc<TcpListener>, stop: Cance
         }
         tokio::task::yield_now().await;
     }
-    while let Ok((tcp, peer)) = accept_one(&listener) {
+    while shared.phase() != Phase::Cut
+        && let Ok((tcp, peer)) = accept_one(&listener)
+    {
         arrive(&shared, Unbound::Kernel(tcp), peer);
     }
 }
@@ -179,6 +183,8 @@ fn accept_one(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     let (socket, peer) = kernel::accept(listener.as_raw_fd())?;
     let tcp = TcpStream::from(socket);
     let peer = peer.map_or_else(|| tcp.peer_addr(), Ok)?;
+    // Inherited, unless it came to a socket that was passed before we were there.
+    let _ = socket::nodelay(&tcp).and_then(|()| socket::apply_keepalive(&tcp, &socket::Keepalive::LOCAL));
     Ok((tcp, peer))
 }
 

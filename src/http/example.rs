@@ -132,15 +132,20 @@ pub fn busy_status() -> Arc<Status> {
         view.last_error = Some("connection refused".to_owned());
     });
     chat.metrics.lose(LossReason::Reset);
-    chat.record(Event {
+    chat.record(event(&status));
+    status
+}
+
+/// The loss of a link at the start.
+pub fn event(status: &Status) -> Event {
+    Event {
         at: status.started,
         kind: "lost",
         link: Some(2),
         endpoint: Some("b.internal:8080".to_owned()),
         reason: Some(LossReason::Reset),
         text: "connection reset by peer".to_owned(),
-    });
-    status
+    }
 }
 
 /// `site`, a tunnel with one link that has been resumed; and the gateway, with one session connected and one not. (One

@@ -2,8 +2,10 @@
 //!
 //! Spans are seconds, moments RFC 3339 in UTC with their age beside them, so that a reader needs no clock of its own.
 
+mod detail;
 mod tunnel;
 
+pub use detail::Detail;
 pub use tunnel::{ForwardReport, GatewayReport, GatewaySessionReport, SessionReport};
 
 use std::collections::BTreeMap;
@@ -19,7 +21,7 @@ use crate::config::{Balance, Beat, InUse};
 use crate::link::drill;
 use crate::metrics::{
     CloseReason, DialOutcome, Direction, EndpointFigures, Label, LossReason, PerMode, RefuseReason, ResumeOutcome,
-    revision,
+    Trip, UpstreamMetrics, revision,
 };
 use crate::net::rehearsal::Kind;
 use crate::status::{DrillStatus, Event, LinkStatus, Outage, Status, UpstreamStatus};
@@ -74,6 +76,14 @@ pub struct UpstreamReport {
     /// The last change between up and down.
     pub since: String,
     pub since_age_seconds: f64,
+    /// Known since then: the start, or the reload that brought it.
+    pub added: String,
+    pub added_age_seconds: f64,
+    /// `None`: it has never been up. Before that is no outage, but is downtime.
+    pub first_up: Option<String>,
+    pub first_up_age_seconds: Option<f64>,
+    /// Without any live link since it was added.
+    pub downtime_seconds: f64,
     pub required: bool,
     pub balance: String,
     pub listen: Vec<String>,
@@ -91,10 +101,16 @@ pub struct UpstreamReport {
     pub losses: BTreeMap<String, u64>,
     /// Tunnel mode: attempts to go on with a session; empty in direct mode.
     pub resumes: BTreeMap<String, u64>,
+    /// Tunnel mode: streams that outlived the loss of their link, and what was sent again for them.
+    pub streams_saved: u64,
+    pub replayed_bytes: u64,
     pub last_loss: Option<EventReport>,
     /// The outage that is being rehearsed on one link, by `everlink drill`.
     pub drill: Option<DrillReport>,
-    /// Newest last, as are the events.
+    /// The last 60 slots of half a heartbeat interval in which a beat was answered or missed; oldest first.
+    pub round_trips: Vec<TripReport>,
+    /// Since it was added; the last 50 of them follow, newest last, as are the events. In brief only the last one.
+    pub outages_total: u64,
     pub outages: Vec<OutageReport>,
     pub events: Vec<EventReport>,
 }
@@ -155,10 +171,21 @@ pub struct HeartbeatReport {
     pub missed: u64,
 }
 
+/// The beats of a moment: those of half a heartbeat interval, so that a large pool's share one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TripReport {
+    pub age_seconds: f64,
+    /// The slowest; `None`: none was answered.
+    pub rtt_seconds: Option<f64>,
+    pub missed: u16,
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OutageReport {
     pub from: String,
+    pub from_age_seconds: f64,
     /// `None`: it still lasts.
     pub until: Option<String>,
     pub duration_seconds: f64,
@@ -192,6 +219,11 @@ pub struct EventReport {
 
 /// Everything `status` holds, as of `now`.
 pub fn report(status: &Status, now: SystemTime) -> Report {
+    detailed(status, &Detail::default(), now)
+}
+
+/// As [`report`], with the history of those upstreams only that `detail` asks for.
+pub fn detailed(status: &Status, detail: &Detail<'_>, now: SystemTime) -> Report {
     let config = status.config.load();
     let figures = status.metrics.endpoint_figures();
     Report {
@@ -216,16 +248,29 @@ pub fn report(status: &Status, now: SystemTime) -> Report {
                 lines: reload.lines.clone(),
             }),
         },
-        upstreams: status.upstreams().values().map(|upstream| upstream_report(upstream, &figures, now)).collect(),
+        upstreams: status
+            .upstreams()
+            .values()
+            .map(|upstream| upstream_report(upstream, &figures, detail.is_whole(&upstream.name), now))
+            .collect(),
         gateway: status.gateway().map(|gateway| tunnel::gateway_report(&gateway, now)),
     }
 }
 
-fn upstream_report(upstream: &UpstreamStatus, figures: &EndpointFigures, now: SystemTime) -> UpstreamReport {
+/// `whole`: with its history.
+fn upstream_report(
+    upstream: &UpstreamStatus,
+    figures: &EndpointFigures,
+    whole: bool,
+    now: SystemTime,
+) -> UpstreamReport {
     let settings = upstream.settings.load();
     let metrics = &upstream.metrics;
     let since = **upstream.up_since.load();
-    let events: Vec<_> = upstream.events().iter().map(|event| event_report(event, now)).collect();
+    let (events, outages) = (upstream.events(), upstream.outages.load());
+    let last_loss = events.iter().rfind(|event| event.kind == "lost").map(|event| event_report(event, now));
+    let forgotten = if whole { 0 } else { outages.len().saturating_sub(1) };
+    let first_up = upstream.first_up.get().copied();
     let mode = metrics.mode;
     UpstreamReport {
         name: upstream.name.clone(),
@@ -233,6 +278,11 @@ fn upstream_report(upstream: &UpstreamStatus, figures: &EndpointFigures, now: Sy
         up: metrics.up.get() == 1,
         since: rfc3339(since),
         since_age_seconds: age(since, now),
+        added: rfc3339(upstream.added),
+        added_age_seconds: age(upstream.added, now),
+        first_up: first_up.map(rfc3339),
+        first_up_age_seconds: first_up.map(|at| age(at, now)),
+        downtime_seconds: metrics.downtime(),
         required: settings.required,
         balance: match settings.balance {
             Balance::Priority => "priority",
@@ -295,10 +345,14 @@ fn upstream_report(upstream: &UpstreamStatus, figures: &EndpointFigures, now: Sy
         reconnects: metrics.reconnects.get(),
         losses: counts(LossReason::each(mode), &metrics.losses),
         resumes: metrics.session.as_ref().map(|of| counts(ResumeOutcome::each(mode), &of.resumes)).unwrap_or_default(),
-        last_loss: events.iter().rfind(|event| event.kind == "lost").cloned(),
+        streams_saved: metrics.session.as_ref().map_or(0, |of| of.streams_saved.get()),
+        replayed_bytes: metrics.session.as_ref().map_or(0, |of| of.replayed.get()),
+        last_loss,
         drill: upstream.running_drill().map(|drill| drill_report(&drill, now)),
-        outages: upstream.outages.load().iter().map(|outage| outage_report(outage, now)).collect(),
-        events,
+        round_trips: if whole { trip_reports(metrics) } else { Vec::new() },
+        outages_total: upstream.outages_total.load(Ordering::Relaxed),
+        outages: outages.iter().skip(forgotten).map(|outage| outage_report(outage, now)).collect(),
+        events: events.iter().filter(|_| whole).map(|event| event_report(event, now)).collect(),
     }
 }
 
@@ -338,9 +392,19 @@ fn drill_report(drill: &DrillStatus, now: SystemTime) -> DrillReport {
     }
 }
 
+fn trip_reports(metrics: &UpstreamMetrics) -> Vec<TripReport> {
+    let report = |trip: Trip| TripReport {
+        age_seconds: trip.age.as_secs_f64(),
+        rtt_seconds: trip.slowest.map(|trip| trip.as_secs_f64()),
+        missed: trip.missed,
+    };
+    metrics.trips().into_iter().map(report).collect()
+}
+
 fn outage_report(outage: &Outage, now: SystemTime) -> OutageReport {
     OutageReport {
         from: rfc3339(outage.from),
+        from_age_seconds: age(outage.from, now),
         until: outage.until.map(rfc3339),
         duration_seconds: age(outage.from, outage.until.unwrap_or(now)),
         reason: outage.reason.clone(),
@@ -419,6 +483,44 @@ mod tests {
         let json = serde_json::to_string(&told).unwrap();
         assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), told);
         assert!(!json.contains("5e551011ee"), "no more of an id than its first 8 digits");
+    }
+
+    #[test]
+    fn history_is_told_of_those_who_were_asked_about() {
+        let status = example::busy_status();
+        status.add_upstream(&std::sync::Arc::new(example::upstream("other")));
+        for name in ["chat", "other"] {
+            let upstream = &status.upstreams()[name];
+            for alive in [true, false, true, false] {
+                upstream.set_alive(alive, "why");
+            }
+            upstream.record(Event { text: "other".to_owned(), ..example::event(&status) });
+            upstream.metrics.beat_answered(Duration::from_millis(3));
+        }
+        let told = |brief, whole: &str| {
+            let names = whole.split(',').collect();
+            let told = detailed(&status, &Detail { brief, whole: names }, SystemTime::now());
+            let history = |u: &UpstreamReport| (u.outages.len(), u.events.is_empty(), u.round_trips.len());
+            told.upstreams.iter().map(history).collect::<Vec<_>>()
+        };
+        let (all, least) = ((2, false, 1), (1, true, 0));
+        assert_eq!(told(false, ""), [all, all]);
+        assert_eq!(told(true, ""), [least, least]);
+        assert_eq!(told(true, "other,nobody"), [least, all]);
+        let told = detailed(&status, &Detail { brief: true, ..Detail::default() }, SystemTime::now());
+        let chat = &told.upstreams[0];
+        assert_eq!((chat.outages_total, chat.outages[0].until.is_none()), (2, true), "the last of two, which lasts");
+        assert_eq!(chat.last_loss.as_ref().and_then(|loss| loss.reason.as_deref()), Some("reset"));
+        assert!(chat.first_up.is_some() && chat.downtime_seconds >= 0.0);
+    }
+
+    #[test]
+    fn an_upstream_that_never_was_up_has_no_outage() {
+        let status = example::status();
+        status.add_upstream(&std::sync::Arc::new(example::upstream("down")));
+        let told = report(&status, SystemTime::now());
+        let down = &told.upstreams[0];
+        assert_eq!((down.up, down.first_up.as_deref(), down.outages_total), (false, None, 0));
     }
 
     #[test]

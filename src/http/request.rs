@@ -101,6 +101,11 @@ impl Request {
     pub fn asks(&self, key: &str) -> bool {
         self.query.split('&').any(|part| part.split('=').next() == Some(key))
     }
+
+    /// The first value of `key` in the query, as it stands there.
+    pub fn value(&self, key: &str) -> Option<&str> {
+        self.query.split('&').find_map(|part| part.split_once('=').filter(|(k, _)| *k == key)).map(|(_, value)| value)
+    }
 }
 
 fn all<'h>(headers: &[httparse::Header<'h>], name: &str) -> Vec<&'h [u8]> {
@@ -188,6 +193,14 @@ mod tests {
         assert_eq!(request.accept, "a/b,c/d;q=0.1");
         assert_eq!(request.host, "localhost:9900");
         assert!(!request.close);
+    }
+
+    #[test]
+    fn a_query_is_taken_apart_and_never_decoded() {
+        let request = parse("GET /status?brief&whole=a,b&whole=c&d=%41= HTTP/1.1\nHost: a").unwrap();
+        assert!(request.asks("brief") && request.asks("whole"));
+        assert_eq!((request.value("whole"), request.value("d")), (Some("a,b"), Some("%41=")));
+        assert_eq!((request.value("brief"), request.value("who")), (None, None));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use prometheus::TextEncoder;
 
 use super::accept::{Exposition, negotiate};
+use super::report::Detail;
 use super::request::{Method, Request};
 use super::response::Response;
 use super::{health, openmetrics, page, report};
@@ -65,7 +66,7 @@ pub fn route(request: &Request, context: &Context<'_>) -> Response {
             None if request.asks("config") => {
                 Response::new(200, "text/plain; charset=utf-8", status.config.load().effective.as_bytes().to_vec())
             }
-            None => report(status, context.now),
+            None => report(status, &Detail::asked(request), context.now),
         },
         _ => Response::text(404, "not found; there are /metrics, /livez, /startupz, /readyz, /status and /"),
     }
@@ -99,8 +100,8 @@ fn readyz(request: &Request, status: &Status) -> Response {
     Response::text(if ready { 200 } else { 503 }, lines.join("\n"))
 }
 
-fn report(status: &Status, now: SystemTime) -> Response {
-    match serde_json::to_vec(&report::report(status, now)) {
+fn report(status: &Status, detail: &Detail<'_>, now: SystemTime) -> Response {
+    match serde_json::to_vec(&report::detailed(status, detail, now)) {
         Ok(mut json) => {
             json.push(b'\n');
             Response::new(200, "application/json", json)

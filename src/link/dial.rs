@@ -62,14 +62,14 @@ pub enum DialError {
     #[error("{endpoint}: {source}")]
     Resolve { endpoint: String, source: ResolveError },
     /// Answered with no, or known to be out of reach.
-    #[error("{endpoint} ({address}): {source}: {}", refused_advice(.source))]
+    #[error("{}: {source}: {}", place(.endpoint, .address), refused_advice(.source))]
     Refused { endpoint: String, address: String, source: io::Error },
-    #[error("{endpoint} ({address}): {} within {within:?}: {}", .stage.unfinished(), .stage.advice())]
+    #[error("{}: {} within {within:?}: {}", place(.endpoint, .address), .stage.unfinished(), .stage.advice())]
     Timeout { endpoint: String, address: String, stage: Stage, within: Duration },
-    #[error("{endpoint} ({address}): TLS failed: {reason}")]
+    #[error("{}: TLS failed: {reason}", place(.endpoint, .address))]
     Tls { endpoint: String, address: String, reason: String },
     /// This process or host is short of something; the endpoint may be well.
-    #[error("{endpoint} ({address}): {source}: {}", local_advice(.source))]
+    #[error("{}: {source}: {}", place(.endpoint, .address), local_advice(.source))]
     Local { endpoint: String, address: String, source: io::Error },
 }
 
@@ -112,6 +112,11 @@ impl Stage {
             Self::Tls => "does it speak TLS from the first byte?",
         }
     }
+}
+
+/// An endpoint that is an address is not told twice.
+fn place(endpoint: &str, address: &str) -> String {
+    if endpoint == address { endpoint.to_owned() } else { format!("{endpoint} ({address})") }
 }
 
 fn refused_advice(error: &io::Error) -> &'static str {

@@ -35,7 +35,7 @@ impl Target {
     }
 }
 
-/// Accepts until stopped, and then what the queue still holds.
+/// Accepts until stopped, and then what the queue still holds, unless that is left to a successor.
 pub async fn accept(bound: Arc<Bound>, target: Arc<Target>, stop: CancellationToken, worker: usize) {
     let ready = match kernel::await_clients(bound.clone()) {
         Ok(ready) => ready,
@@ -95,7 +95,9 @@ pub async fn accept(bound: Arc<Bound>, target: Arc<Target>, stop: CancellationTo
         }
         tokio::task::yield_now().await;
     }
-    while let Ok(client) = bound.accept() {
+    while !bound.is_left()
+        && let Ok(client) = bound.accept()
+    {
         target.arrive(client, worker);
     }
 }

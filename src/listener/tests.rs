@@ -70,8 +70,12 @@ struct Stage {
 
 impl Stage {
     fn set() -> Self {
+        Self::with(Passed::default())
+    }
+
+    fn with(passed: Passed) -> Self {
         // Workers of one runtime: only the number is of interest.
-        Self { listeners: Listeners::default(), workers: vec![Handle::current(); 3], kept: HashMap::new() }
+        Self { listeners: Listeners::with(passed), workers: vec![Handle::current(); 3], kept: HashMap::new() }
     }
 
     /// Changes to these forwards; returns the addresses of each.
@@ -171,4 +175,81 @@ async fn clients_are_accepted_on_the_worker_that_is_preferred_also_when_that_cha
     stage.change(&[("postgres", any_port())]);
     let _client = TcpStream::connect(&address).expect("connected");
     kept.next().await;
+}
+
+/// A socket as the service manager has it, and as it is passed.
+fn from_manager() -> (std::net::TcpListener, SocketAddr, Passed) {
+    let manager = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    manager.set_nonblocking(true).expect("set");
+    let fd = manager.try_clone().expect("cloned").into();
+    let address = manager.local_addr().expect("an address");
+    let (passed, faults) = Passed::of([("unit".to_owned(), Ok(fd))]);
+    assert!(faults.is_empty(), "{faults:?}");
+    (manager, address, passed)
+}
+
+#[tokio::test]
+async fn who_waits_at_a_passed_socket_is_served_like_all_others() {
+    let (_manager, address, passed) = from_manager();
+    let early = TcpStream::connect(address).expect("the manager listens");
+    let mut stage = Stage::with(passed);
+    assert_eq!(stage.change(&[("postgres", ListenAddress::Tcp(address))]), [[address.to_string()]]);
+    let kept = stage.kept["postgres"].clone();
+    for client in [early, TcpStream::connect(address).expect("connected")] {
+        let (arrived, _) = kept.next().await;
+        assert_eq!(arrived.peer, client.local_addr().ok());
+        let Socket::Tcp(socket) = &arrived.socket else { panic!("{arrived:?}") };
+        let options = socket2::SockRef::from(socket);
+        assert!(options.tcp_nodelay().expect("told") && options.keepalive().expect("told"));
+    }
+}
+
+#[tokio::test]
+async fn on_leaving_the_queue_of_a_passed_socket_is_left_to_the_next_and_that_of_another_is_served() {
+    let (manager, address, passed) = from_manager();
+    let mut stage = Stage::with(passed.clone());
+    let both = stage.change(&[("postgres", ListenAddress::Tcp(address)), ("cache", any_port())]);
+    assert!(!stage.listeners.hold(), "one is our own");
+    let late = TcpStream::connect(address).expect("it still listens");
+    let _client = TcpStream::connect(&both[1][0]).expect("connected");
+    stage.kept["cache"].next().await;
+    stage.listeners.close();
+    until("our own is closed", || TcpStream::connect(&both[1][0]).is_err()).await;
+    assert_eq!(stage.kept["postgres"].len(), 0);
+
+    let mut next = Stage::with(passed);
+    next.change(&[("postgres", ListenAddress::Tcp(address))]);
+    let (arrived, _) = next.kept["postgres"].next().await;
+    assert_eq!(arrived.peer, late.local_addr().ok());
+    assert!(next.listeners.hold(), "nobody can come any more");
+    assert!(manager.accept().is_err(), "nobody is left over");
+}
+
+#[tokio::test]
+async fn a_passed_socket_that_an_edit_drops_is_found_again_by_the_next() {
+    let (_manager, address, passed) = from_manager();
+    let mut stage = Stage::with(passed);
+    stage.change(&[("postgres", ListenAddress::Tcp(address))]);
+    let bound = Arc::downgrade(&stage.listeners.open.values().next().expect("open").bound);
+    stage.change(&[("cache", any_port())]);
+    until("it is let go", || bound.strong_count() == 0).await;
+    stage.change(&[("cache", ListenAddress::Tcp(address))]);
+    let _client = TcpStream::connect(address).expect("connected");
+    stage.kept["cache"].next().await;
+}
+
+#[tokio::test]
+async fn the_file_of_a_passed_socket_stays() {
+    let directory = tempfile::tempdir().expect("made");
+    let path = directory.path().join("chat.sock");
+    let manager = std::os::unix::net::UnixListener::bind(&path).expect("bound");
+    let (passed, _) = Passed::of([("unit".to_owned(), Ok(manager.try_clone().expect("cloned").into()))]);
+    let mut stage = Stage::with(passed);
+    stage.change(&[("postgres", ListenAddress::Unix(path.clone()))]);
+    let _client = UnixStream::connect(&path).expect("connected");
+    stage.kept["postgres"].next().await;
+    let task = Arc::downgrade(&stage.listeners.open.values().next().expect("open").bound);
+    stage.listeners.close();
+    until("it is let go", || task.strong_count() == 0).await;
+    assert!(path.exists());
 }

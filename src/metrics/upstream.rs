@@ -1,15 +1,17 @@
 //! One upstream's handles.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use prometheus::{Counter, Gauge, Histogram, IntCounter, IntGauge};
 
 use super::labels::{CloseReason, DialOutcome, Direction, Label, LossReason, Mode, RefuseReason};
 use super::session::SessionMetrics;
+use super::trips::{Trip, Trips};
 use super::unix_now;
 use crate::config;
 
-/// One upstream's handles. Cheap to share; every method is lock-free.
+/// One upstream's handles. Cheap to share; every method is lock-free, but for the ring of the last round trips.
 pub struct UpstreamMetrics {
     pub mode: Mode,
     pub up: IntGauge,
@@ -28,6 +30,7 @@ pub struct UpstreamMetrics {
     pub beats_sent: IntCounter,
     pub beats_missed: IntCounter,
     pub rtt: Histogram,
+    pub(super) trips: Trips,
     pub interval: Gauge,
     pub budget: Gauge,
     pub connections: IntGauge,
@@ -71,6 +74,39 @@ impl UpstreamMetrics {
         if self.down_since.compare_exchange(before, now, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             self.downtime.inc_by(now.saturating_sub(before) as f64 / 1000.0);
         }
+    }
+
+    /// Seconds without any live link up to now, since the upstream was added.
+    pub fn downtime(&self) -> f64 {
+        self.refresh();
+        self.downtime.get()
+    }
+
+    /// A beat was answered.
+    pub fn beat_answered(&self, trip: Duration) {
+        self.rtt.observe(trip.as_secs_f64());
+        self.trips.answered(trip, self.spacing(), monotonic_ms());
+    }
+
+    /// A beat was not answered in time.
+    pub fn beat_missed(&self) {
+        self.beats_missed.inc();
+        self.trips.missed(self.spacing(), monotonic_ms());
+    }
+
+    /// A connection was made where no beats are sent, or the kernel was asked because none are needed: shown, and no
+    /// heartbeat's figure.
+    pub fn measured(&self, trip: Duration) {
+        self.trips.answered(trip, self.spacing(), monotonic_ms());
+    }
+
+    /// The last round trips, oldest first.
+    pub fn trips(&self) -> Vec<Trip> {
+        self.trips.read(monotonic_ms())
+    }
+
+    fn spacing(&self) -> Duration {
+        Duration::try_from_secs_f64(self.interval.get()).unwrap_or_default()
     }
 
     pub fn dial(&self, outcome: DialOutcome) {

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -423,6 +424,33 @@ pub fn with_fd<R>(fd: RawFd, act: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> io
     act(unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) })
 }
 
+/// Takes over the descriptors from 3 on that whoever started this process has left open for it (sd_listen_fds(3)), and has
+/// them closed on exec from now on. To be called before this process has opened anything itself; only the first call takes
+/// any.
+///
+/// Errors, for each by itself: `EBADF`, nothing is open at that number.
+pub fn inherited(count: u16) -> Vec<io::Result<OwnedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Vec::new();
+    }
+    let take = |fd: RawFd| {
+        // SAFETY: the number of a descriptor and an integer argument; the kernel touches no memory of ours.
+        if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: it is open, for the call above has succeeded. Nobody else in this process owns it: the standard library
+        // opens none before `main`, the caller has opened none yet, and a second call never comes here.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    };
+    (3..3 + RawFd::from(count)).map(take).collect()
+}
+
+/// What `CLOCK_MONOTONIC` shows: the time since this machine was started, without suspensions.
+pub fn monotonic() -> Duration {
+    read_clock(libc::CLOCK_MONOTONIC)
+}
+
 /// How long this machine has been suspended since it was started, all times together: what `CLOCK_BOOTTIME` counts and
 /// `CLOCK_MONOTONIC`, by which every timer goes, does not.
 #[cfg(target_os = "linux")]
@@ -435,7 +463,6 @@ pub fn suspended() -> Duration {
     Duration::ZERO
 }
 
-#[cfg(target_os = "linux")]
 fn read_clock(clock: libc::clockid_t) -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer leads to a timespec of ours. A clock that this kernel has not leaves it at zero.

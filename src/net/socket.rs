@@ -156,6 +156,15 @@ pub fn suit_loopback(socket: &impl AsFd, peer: IpAddr) {
 #[cfg(not(target_os = "linux"))]
 pub fn suit_loopback(_socket: &impl AsFd, _peer: IpAddr) {}
 
+/// What accepted sockets inherit from a listening one: TCP_NODELAY, [`Keepalive::LOCAL`] and, on a loopback address, the
+/// congestion control. Who was in its queue before has none of it.
+pub fn suit_listener(socket: &impl AsFd, ip: IpAddr) -> io::Result<()> {
+    nodelay(socket)?;
+    apply_keepalive(socket, &Keepalive::LOCAL)?;
+    suit_loopback(socket, ip);
+    Ok(())
+}
+
 /// Binds and listens, non-blocking. Accepted sockets inherit TCP_NODELAY, [`Keepalive::LOCAL`] and, on a loopback
 /// address, the congestion control, so an accept needs no further system call.
 ///
@@ -169,9 +178,7 @@ pub fn bind_listener(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    nodelay(&socket)?;
-    apply_keepalive(&socket, &Keepalive::LOCAL)?;
-    suit_loopback(&socket, address.ip());
+    suit_listener(&socket, address.ip())?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::sockets::{Prepared, Sockets};
 use crate::http::{self, HttpThread};
 use crate::status::Status;
+use crate::systemd::Passed;
 
 /// The HTTP thread and the sockets it serves.
 pub struct Doors {
@@ -17,10 +18,10 @@ pub struct Doors {
 
 impl Doors {
     /// The thread, without an address yet. Errors: the thread could not be started.
-    pub fn closed(status: &Arc<Status>) -> std::io::Result<Self> {
+    pub fn closed(status: &Arc<Status>, passed: &Passed) -> std::io::Result<Self> {
         let public_status = Arc::new(AtomicBool::new(false));
         let thread = http::serve(Vec::new(), status.clone(), public_status.clone())?;
-        Ok(Self { thread, sockets: Sockets::of("http.listen"), public_status })
+        Ok(Self { thread, sockets: Sockets::of("http.listen", passed), public_status })
     }
 
     /// Binds what is new in `wanted`. What could not be bound is told to `errors`, and must then be undone.

@@ -7,6 +7,7 @@ use super::sockets::{self, Sockets};
 use crate::config;
 use crate::gateway::{self, Files};
 use crate::lifecycle::Clients;
+use crate::systemd::Passed;
 use crate::upstream::{Reread, Surroundings};
 
 /// A running gateway. It shows itself in the status from its start until its last session is gone.
@@ -99,8 +100,8 @@ pub struct Prepared {
 
 impl FarEnd {
     /// There is no gateway.
-    pub fn none() -> Self {
-        Self { sockets: Sockets::of("gateway.listen"), settings: None, gateway: None, leaving: Vec::new() }
+    pub fn none(passed: &Passed) -> Self {
+        Self { sockets: Sockets::of("gateway.listen", passed), settings: None, gateway: None, leaving: Vec::new() }
     }
 
     /// Reads and binds what is new in `wanted`. What could not be is told to `errors`, and must then be undone.
@@ -181,8 +182,8 @@ impl FarEnd {
     /// Closes the sockets, resets what is left, and ends; returns how many streams that were.
     pub fn stop(&mut self) -> usize {
         let gateway = self.gateway.take();
-        self.sockets.commit(&[], sockets::Prepared::default(), &|listeners| serve(&gateway, listeners));
         let cut = gateway.iter().chain(&self.leaving).map(|gateway| gateway.cut()).sum();
+        self.sockets.commit(&[], sockets::Prepared::default(), &|listeners| serve(&gateway, listeners));
         if let Some(gateway) = gateway {
             gateway.remove();
             self.leaving.push(gateway);

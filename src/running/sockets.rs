@@ -4,11 +4,14 @@ use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
 
 use crate::net::socket;
+use crate::systemd::Passed;
 
 /// Sockets by their address in the configuration: kept while it is wanted, whatever else changes.
 pub struct Sockets {
     /// The key that names them, for messages.
     key: &'static str,
+    /// Used in the place of sockets of our own.
+    passed: Passed,
     bound: HashMap<SocketAddr, TcpListener>,
 }
 
@@ -25,9 +28,9 @@ pub struct Prepared {
 pub type Serve<'a> = &'a dyn Fn(Vec<TcpListener>);
 
 impl Sockets {
-    /// None yet.
-    pub fn of(key: &'static str) -> Self {
-        Self { key, bound: HashMap::new() }
+    /// None yet; what was passed is used where its address is wanted.
+    pub fn of(key: &'static str, passed: &Passed) -> Self {
+        Self { key, passed: passed.clone(), bound: HashMap::new() }
     }
 
     /// Binds what is new in `wanted`. What could not be bound is told to `errors`, and must then be undone.
@@ -37,7 +40,7 @@ impl Sockets {
             if self.bound.contains_key(address) {
                 continue;
             }
-            let mut result = socket::bind_listener(*address);
+            let mut result = self.listen(*address);
             let rivals: Vec<_> = match &result {
                 Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => self
                     .bound
@@ -51,7 +54,7 @@ impl Sockets {
                 self.bound.retain(|old, _| !rivals.contains(old));
                 serve(self.clones());
                 prepared.displaced.extend(rivals);
-                result = socket::once_free(|| socket::bind_listener(*address));
+                result = socket::once_free(|| self.listen(*address));
             }
             match result {
                 Ok(listener) => {
@@ -71,7 +74,7 @@ impl Sockets {
             return;
         }
         for address in displaced {
-            match socket::once_free(|| socket::bind_listener(address)) {
+            match socket::once_free(|| self.listen(address)) {
                 Ok(listener) => {
                     self.bound.insert(address, listener);
                 }
@@ -98,6 +101,10 @@ impl Sockets {
         let mut all: Vec<_> = self.bound.values().filter_map(|listener| listener.local_addr().ok()).collect();
         all.sort();
         all
+    }
+
+    fn listen(&self, address: SocketAddr) -> std::io::Result<TcpListener> {
+        self.passed.tcp(address).map(|(listener, _)| listener)
     }
 
     fn clones(&self) -> Vec<TcpListener> {

@@ -98,6 +98,8 @@ pub trait Observer: Send + Sync {
     fn beat_sent(&self);
     fn beat_missed(&self);
     fn beat_answered(&self, rtt: Duration);
+    /// The kernel's round trip of a link that is too busy for beats; once in an interval.
+    fn measured(&self, _rtt: Duration) {}
     /// Bytes came over the link.
     fn received(&self);
     fn violation(&self, violation: Violation);

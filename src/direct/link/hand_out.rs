@@ -18,6 +18,9 @@ impl LinkTask {
         self.pool.proven(&connection.opened.endpoint);
         self.refill = None;
         let Some(connection) = &self.connection else { return };
+        if !connection.dialogue.speaks() {
+            self.pool.status.metrics.measured(connection.opened.rtt);
+        }
         if !self.trusting {
             let told = self.pool.may_tell(now);
             if told {

@@ -85,7 +85,7 @@ impl LinkTask {
 
     pub(super) fn judged(&mut self, now: Instant, verdict: Verdict, what: &str) {
         if matches!(verdict, Verdict::Missed | Verdict::Dead) {
-            self.pool.status.metrics.beats_missed.inc();
+            self.pool.status.metrics.beat_missed();
             if let Some(connection) = &mut self.connection {
                 connection.misses = connection.heartbeat.missed();
             }

@@ -90,7 +90,8 @@ impl Stage {
     /// A gateway that listens nowhere yet.
     fn set() -> Self {
         let fake = Arc::new(Fake::default());
-        let far_end = FarEnd { gateway: Some(fake.clone()), settings: Some(at(&[])), ..FarEnd::none() };
+        let far_end =
+            FarEnd { gateway: Some(fake.clone()), settings: Some(at(&[])), ..FarEnd::none(&Passed::default()) };
         Self { far_end, fake, status: example::status() }
     }
 
@@ -203,6 +204,6 @@ fn at_the_end_nothing_listens_and_what_is_left_is_cut() {
     stage.far_end.drain();
     stage.fake.take_told();
     assert_eq!(stage.far_end.stop(), 2);
-    assert_eq!(stage.fake.take_told(), ["serve", "cut", "remove"]);
+    assert_eq!(stage.fake.take_told(), ["cut", "serve", "remove"]);
     assert!(stage.fake.ports().is_empty());
 }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::place::{Place, Reading};
+use super::wire::Connection;
 use super::{Driver, Event};
 use crate::metrics::CloseReason;
 use crate::session::{Incoming, RefusalCode, ResetCode};
@@ -29,7 +30,11 @@ impl Driver {
                 self.events.push_back(Event::Open { stream, opening });
             }
             Incoming::Pong { clock } => {
-                let rtt = self.connection.as_mut().and_then(|connection| connection.pulse.pong(now, clock));
+                let answered = |connection: &mut Connection| {
+                    connection.measured = now;
+                    connection.pulse.pong(now, clock)
+                };
+                let rtt = self.connection.as_mut().and_then(answered);
                 if let Some(rtt) = rtt {
                     self.session.set_rtt(rtt);
                     self.observer.beat_answered(rtt);

@@ -36,6 +36,8 @@ pub(super) struct Connection {
     /// Why nothing more can be written. Told once the claim that is out is decided: a gateway that grants it closes this
     /// connection before its answer arrives.
     pub broken: Option<(LossReason, String)>,
+    /// When its round trip was last measured, by a beat or by the kernel.
+    pub measured: Instant,
 }
 
 impl Connection {
@@ -46,7 +48,17 @@ impl Connection {
         // Where the kernel has neither, everything works, only less well under stress.
         let _ = wire.set_notsent_lowat(room.kernel as u32);
         let _ = wire.tcp().apply_rto_max(rto_max(beats));
-        Self { wire, pulse, preface, written: 0, room, cork: Cork::new(now), passage: Passage::default(), broken: None }
+        Self {
+            wire,
+            pulse,
+            preface,
+            written: 0,
+            room,
+            cork: Cork::new(now),
+            passage: Passage::default(),
+            broken: None,
+            measured: now,
+        }
     }
 
     pub fn retune(&mut self, beats: &Beats, now: Instant) {
@@ -136,6 +148,13 @@ impl Driver {
                         self.events.push_back(Event::Recovered);
                     }
                     self.observer.received();
+                    // A busy link needs no beats: once in an interval the kernel is asked instead.
+                    if now.saturating_duration_since(connection.measured) >= self.settings.beats.interval {
+                        connection.measured = now;
+                        if let Ok(info) = connection.wire.tcp_info() {
+                            self.observer.measured(info.rtt);
+                        }
+                    }
                     self.parse(&buffer[..count], now);
                     self.tell_pulse(now);
                     true

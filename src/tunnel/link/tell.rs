@@ -68,13 +68,18 @@ impl Observer for Counting {
     }
 
     fn beat_missed(&self) {
-        self.metrics.beats_missed.inc();
+        self.metrics.beat_missed();
         self.view.update(|view| view.misses += 1);
     }
 
     fn beat_answered(&self, rtt: Duration) {
-        self.metrics.rtt.observe(rtt.as_secs_f64());
+        self.metrics.beat_answered(rtt);
         self.view.update(|view| (view.rtt, view.misses) = (Some(rtt), 0));
+    }
+
+    fn measured(&self, rtt: Duration) {
+        self.metrics.measured(rtt);
+        self.view.update(|view| view.rtt = Some(rtt));
     }
 
     fn received(&self) {

@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::link::drill;
 pub use bind::{AdminListener, BindError};
 use protocol::{Answer, REQUEST_LIMIT, Request};
 
@@ -45,6 +46,9 @@ pub trait Commands: Send + Sync {
     /// Cuts every running wait of this upstream's links short, failed links included. [`Answer::retried`], or
     /// [`Answer::refused`] if there is no such upstream.
     fn retry<'a>(&'a self, upstream: &'a str) -> Pending<'a>;
+
+    /// Begins or ends a rehearsed outage on one link of this upstream. [`Answer::drilled`], or [`Answer::refused`].
+    fn drill<'a>(&'a self, upstream: &'a str, asked: drill::Asked) -> Pending<'a>;
 }
 
 /// Serves until `end`. Connections under way then are dropped. The socket's file goes with the listener.
@@ -145,7 +149,10 @@ async fn answer(line: &[u8], commands: &dyn Commands) -> Answer {
     let (name, pending) = match &request {
         Request::Reload => ("reload", commands.reload()),
         Request::Retry { upstream } => ("retry", commands.retry(upstream)),
-        Request::Drill { .. } => return Answer::refused("drill is not in this build".to_owned()),
+        Request::Drill { upstream, kind, time, by } => match drill::Asked::read(kind, time.as_deref(), by.as_deref()) {
+            Ok(asked) => ("drill", commands.drill(upstream, asked)),
+            Err(why) => return Answer::refused(why),
+        },
     };
     match timeout(COMMAND_WITHIN, pending).await {
         Ok(answer) => {

@@ -19,11 +19,12 @@ use crate::admin::{self, AdminListener, protocol::Answer};
 use crate::config::{self, Loaded};
 use crate::demo::{self, Keys};
 use crate::lifecycle::{DrainClock, Signal, Signals, Spaced, Verdict};
-use crate::link::sleep_until_or_never;
+use crate::link::{drill, sleep_until_or_never};
 use crate::log::{self, LogHandle};
 use crate::metrics::Metrics;
 use crate::net::descriptors::Descriptors;
 use crate::net::kernel;
+use crate::net::rehearsal::Kind;
 use crate::running::Running;
 use crate::status::Status;
 use crate::systemd::{Manager, Passed};
@@ -250,8 +251,8 @@ impl<'l> App<'l> {
                 },
                 typed = keys.next() => match typed.as_str() {
                     "c" => {
-                        println!("the tunnel's link is cut for {:?}: not a byte passes, and nobody is told", demo::OUTAGE);
-                        self.running.cut_silently(None, demo::OUTAGE);
+                        let order = drill::Order { kind: Kind::Blackhole, time: demo::OUTAGE };
+                        self.running.drill_tunnels(order).iter().for_each(|told| println!("{told}"));
                     }
                     "s" => servers.iter().for_each(|server: &demo::Server| server.go_away_for(demo::OUTAGE)),
                     "q" => {
@@ -296,7 +297,17 @@ impl<'l> App<'l> {
             Asked::Retry(upstream, to) => {
                 let answer = match self.running.retry(Some(&upstream)) {
                     Some(links) => Answer::retried(links),
-                    None => Answer::refused(format!("there is no upstream {upstream}")),
+                    None => Answer::refused(self.running.unknown(&upstream)),
+                };
+                let _ = to.send(answer);
+            }
+            Asked::Drill(_, drill::Asked::Begin(_), to) if draining => {
+                let _ = to.send(Answer::refused("everlink is draining".to_owned()));
+            }
+            Asked::Drill(upstream, asked, to) => {
+                let answer = match self.running.drill(&upstream, asked) {
+                    Ok(told) => Answer::drilled(asked, told),
+                    Err(why) => Answer::refused(why),
                 };
                 let _ = to.send(answer);
             }

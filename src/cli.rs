@@ -7,6 +7,7 @@
 pub mod admin;
 mod gateway;
 pub mod get;
+pub mod man;
 mod outages;
 pub mod probe;
 pub mod status;
@@ -17,7 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 /// It was done, or the answer is yes.
 pub const OK: u8 = 0;
@@ -27,6 +28,20 @@ pub const NO: u8 = 1;
 pub const USAGE: u8 = 2;
 /// EX_CONFIG of sysexits.h: a configuration that cannot be used.
 pub const CONFIG: u8 = 78;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+const SCHEMA_USE: &str = "\
+Example: everlink schema > everlink.schema.json
+
+Save it beside the configuration, and name it in that file's first line:
+  #:schema ./everlink.schema.json
+
+taplo follows that line, and so do VS Code with Even Better TOML, Zed, Helix and Neovim with taplo's language server. For many
+files, name it once in .taplo.toml:
+  [[rule]]
+  include = [\"**/everlink/*.toml\"]
+  schema = { path = \"./everlink.schema.json\" }";
 
 /// Where a running everlink is asked unless told otherwise.
 pub const DEFAULT_URL: &str = "http://127.0.0.1:9900";
@@ -97,6 +112,43 @@ pub enum Command {
     /// Also brings back links that are `failed` because `retry.attempts` ran out.
     #[command(after_help = format!("Example: everlink retry orders\n\n{EXIT_CODES}"))]
     Retry(RetryArgs),
+
+    /// Rehearse an outage on one link of an upstream, to see what notices it and how soon.
+    ///
+    /// On the first link that is up, in the running program; the answer says which. Direct mode: that link's warm
+    /// connection, the connections in use that it has handed out, and its dials to that endpoint; what other links carry
+    /// is spared. Tunnel: the link's connection and its dials to that gateway; other tunnels and links are spared.
+    ///
+    /// `blackhole`: nothing gets through, and nobody is told; what waits flows on when it is over. `reset`: the
+    /// connections are reset now, and with --for dials are refused for so long. `delay`: every byte comes so much later,
+    /// each way; at most 4 MiB are on their way. `stop` ends what runs. It also ends by itself, with its link, and when
+    /// everlink drains. The log, `/status`, `everlink status` and everlink_drills_active show it.
+    ///
+    /// Needs `[admin] socket` in its configuration, and its user or root to ask.
+    #[command(after_help = format!("Example: everlink drill orders blackhole --for 10s\n         \
+        everlink drill orders delay --by 200ms --for 1m\n         everlink drill orders stop\n\n{EXIT_CODES}"))]
+    Drill(DrillArgs),
+
+    /// Print a JSON Schema of the configuration, for editors.
+    ///
+    /// They complete keys by it, explain them, and mark unknown ones, wrong types and missing units; `everlink check` tells
+    /// the rest. It describes the configuration of this very version.
+    #[command(after_help = format!("{SCHEMA_USE}\n\n{EXIT_CODES}"))]
+    Schema,
+
+    /// Print the completions of this command line for a shell.
+    ///
+    /// bash: source <(everlink completions bash), in ~/.bashrc. zsh: save it as _everlink in a directory of $fpath. fish: save
+    /// it as ~/.config/fish/completions/everlink.fish.
+    #[command(after_help = format!("Example: everlink completions bash > /etc/bash_completion.d/everlink\n\n{EXIT_CODES}"))]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+
+    /// Print the manual page.
+    #[command(after_help = format!("Example: everlink man > /usr/local/share/man/man1/everlink.1\n\n{EXIT_CODES}"))]
+    Man,
 
     /// Try it out: an echo service inside the process answers for the upstreams of the shipped configuration.
     ///
@@ -192,6 +244,46 @@ pub struct RetryArgs {
     pub admin: AdminArgs,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct DrillArgs {
+    /// The upstream's name in the configuration.
+    #[arg(value_name = "NAME")]
+    pub upstream: String,
+    /// What to rehearse.
+    pub what: Drill,
+    /// How long it lasts, 100ms to 1h. Default: 10s; a reset is over at once.
+    #[arg(long = "for", value_name = "DURATION")]
+    pub time: Option<String>,
+    /// How late a delay makes every byte, each way, 1ms to 10s. Default: 200ms.
+    #[arg(long, value_name = "DURATION")]
+    pub by: Option<String>,
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Drill {
+    /// Nothing gets through, and nobody is told.
+    Blackhole,
+    /// The connections are reset.
+    Reset,
+    /// Every byte comes later.
+    Delay,
+    /// End the drill that runs.
+    Stop,
+}
+
+impl Drill {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Blackhole => "blackhole",
+            Self::Reset => "reset",
+            Self::Delay => "delay",
+            Self::Stop => "stop",
+        }
+    }
+}
+
 /// A duration as in the configuration, `30s`.
 fn time(text: &str) -> Result<Duration, String> {
     crate::config::duration(text).map_err(|error| error.to_string())
@@ -205,6 +297,27 @@ pub fn parse() -> Command {
 
 fn command_of(cli: Cli) -> Command {
     cli.command.unwrap_or(Command::Run(cli.run))
+}
+
+/// The command line as a whole, for what is made of it.
+fn definition() -> clap::Command {
+    Cli::command()
+}
+
+/// Prints the schema of the configuration.
+pub fn schema() -> ExitCode {
+    // What is made of texts, numbers and lists always has a JSON.
+    let text = serde_json::to_string_pretty(&crate::config::schema()).unwrap_or_default();
+    let _ = say(&(text + "\n"));
+    ExitCode::from(OK)
+}
+
+/// Prints what a shell completes this command line by.
+pub fn completions(shell: clap_complete::Shell) -> ExitCode {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut definition(), "everlink", &mut text);
+    let _ = say(&String::from_utf8_lossy(&text));
+    ExitCode::from(OK)
 }
 
 /// Prints to standard output. A reader that has gone (`| head`) is no reason to panic.
@@ -222,8 +335,6 @@ fn no(text: &str) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn parsed(line: &str) -> Result<Command, clap::Error> {
@@ -253,6 +364,14 @@ mod tests {
         assert_eq!(parsed("everlink reload --socket /s").unwrap(), Command::Reload(admin(Some("/s"))));
         let retry = RetryArgs { upstream: "chat".to_owned(), admin: admin(None) };
         assert_eq!(parsed("everlink retry chat").unwrap(), Command::Retry(retry));
+        let drill = DrillArgs {
+            upstream: "chat".to_owned(),
+            what: Drill::Delay,
+            time: Some("1m".to_owned()),
+            by: Some("1s".to_owned()),
+            admin: admin(None),
+        };
+        assert_eq!(parsed("everlink drill chat delay --by 1s --for 1m").unwrap(), Command::Drill(drill));
         let check = CheckArgs { file: "a.toml".into(), against: Some("http://h:1".to_owned()) };
         assert_eq!(parsed("everlink check a.toml --against http://h:1").unwrap(), Command::Check(check));
         let at = UrlArgs { url: Some("http://h:1".to_owned()) };

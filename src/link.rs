@@ -1,10 +1,11 @@
-//! What keeps one link alive, whatever runs over it: its life, its heartbeats, its backoff, and the dial.
+//! What keeps one link alive, whatever runs over it: its life, its heartbeats, its backoff, the dial, and rehearsed outages.
 
 #![forbid(unsafe_code)]
 
 mod attempts;
 pub mod backoff;
 pub mod dial;
+pub mod drill;
 pub mod heartbeat;
 mod race;
 pub mod resolve;

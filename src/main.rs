@@ -14,7 +14,11 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Status(args) => cli::status::run(&args),
         Command::Probe(args) => cli::probe::run(&args),
+        Command::Schema => cli::schema(),
+        Command::Completions { shell } => cli::completions(shell),
+        Command::Man => cli::man::run(),
         Command::Reload(args) => cli::admin::reload(&args, app::configured_admin(&args.config)),
+        Command::Drill(args) => cli::admin::drill(&args, app::configured_admin(&args.admin.config)),
         Command::Retry(args) => cli::admin::retry(&args, app::configured_admin(&args.admin.config)),
     }
 }

@@ -51,6 +51,7 @@ pub struct Metrics {
     pub task_panics: IntCounter,
     pub accept_errors: IntCounter,
     pub process_stalls: IntCounter,
+    pub drills: IntGauge,
 }
 
 /// The certificates of an upstream.
@@ -143,6 +144,11 @@ impl Metrics {
                 "everlink_process_stalls_total",
                 "Times this process was stopped or starved, or its machine suspended, for longer than a second.",
             )?,
+            drills: int_gauge(
+                &registry,
+                "everlink_drills_active",
+                "Rehearsed outages that run now, each on one link of an upstream.",
+            )?,
             violations: Arc::new(Counted::new(families.violations.clone())),
             families,
             registry,
@@ -189,6 +195,7 @@ impl Metrics {
             refused: f.counters::<RefuseReason>(&f.refused, name, mode),
             wait: f.wait.of(name, mode),
             bytes: f.counters::<Direction>(&f.bytes, name, mode),
+            drills: self.drills.clone(),
             session: (mode == Mode::Tunnel).then(|| SessionMetrics {
                 resumes: f.counters::<ResumeOutcome>(&f.resumes, name, mode),
                 replayed: f.replayed.with_label_values(&[name]),

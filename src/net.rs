@@ -1,4 +1,5 @@
-//! The only rooms that talk to the kernel: socket options, `TCP_INFO`, pipes, and TLS with its files and identities.
+//! The only rooms that talk to the kernel: socket options, `TCP_INFO`, pipes, and TLS with its files and identities; and
+//! where a socket is held up on purpose.
 //!
 //! Nothing here knows what a link or an upstream is; everything above builds on these and on the configuration.
 
@@ -10,6 +11,7 @@ pub mod kernel;
 #[cfg(test)]
 pub mod memory;
 pub mod proxy_protocol;
+pub mod rehearsal;
 pub mod socket;
 pub mod splice;
 pub mod stream;

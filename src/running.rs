@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use crate::admin::AdminListener;
 use crate::config::{self, Config, ListenAddress};
 use crate::lifecycle::Clients;
+use crate::link::drill;
 use crate::link::resolve::Resolver;
 use crate::listener::{Listeners, Wanted};
 use crate::status::Status;
@@ -143,9 +144,10 @@ impl Running {
         lines
     }
 
-    /// The process is about to leave: the gateway's dialers are told. Clients beside us are still served, but those of
+    /// The process is about to leave: drills are over, and the gateway's dialers are told. Clients beside us are still served, but those of
     /// sockets that were passed are left to our successor. Returns whether no new ones can come at all.
     pub fn drain(&self) -> bool {
+        self.upstreams.stop_drills();
         self.far_end.drain();
         self.listeners.hold() && self.config.gateway.is_none()
     }
@@ -161,9 +163,19 @@ impl Running {
         self.far_end.woken();
     }
 
-    /// For so long the links of an upstream in tunnel mode, or of all, are neither read nor written.
-    pub fn cut_silently(&self, upstream: Option<&str>, time: Duration) {
-        self.upstreams.cut_silently(upstream, time);
+    /// Begins or ends a drill of one upstream. Returns what is done, for people. Errors: why not.
+    pub fn drill(&self, upstream: &str, asked: drill::Asked) -> Result<String, String> {
+        self.upstreams.drill(upstream, asked)
+    }
+
+    /// The same for each upstream in tunnel mode, for people.
+    pub fn drill_tunnels(&self, order: drill::Order) -> Vec<String> {
+        self.upstreams.drill_tunnels(order)
+    }
+
+    /// That there is no such upstream, for people.
+    pub fn unknown(&self, upstream: &str) -> String {
+        self.upstreams.unknown(upstream)
     }
 
     /// Ends every connection that is left, and then everything else. Returns how many were cut.

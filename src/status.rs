@@ -5,9 +5,11 @@
 
 #![forbid(unsafe_code)]
 
+mod drill;
 mod gateway;
 mod session;
 
+pub use drill::DrillStatus;
 pub use gateway::{Connection, GatewaySession, GatewayStatus, Shown};
 pub use session::{SessionFigures, SessionView, ShortId};
 
@@ -21,6 +23,7 @@ use tokio::sync::watch;
 
 use crate::config;
 use crate::metrics::{Label, LinkState, LossReason, Metrics, Mode, UpstreamMetrics};
+use crate::net::rehearsal::Rehearsal;
 
 /// How many events an upstream remembers.
 const EVENTS_KEPT: usize = 50;
@@ -89,6 +92,8 @@ pub struct UpstreamStatus {
     pub up_since: ArcSwap<SystemTime>,
     /// The last outages, newest last; the oldest is forgotten past the bound of the events.
     pub outages: ArcSwap<Vec<Outage>>,
+    /// The outage that is being rehearsed on one of its links.
+    pub drill: ArcSwapOption<DrillStatus>,
     /// Outages so far, those that are forgotten too.
     pub outages_total: AtomicU64,
     /// Held while the wait shown is brought up to date, so that of two who do, the later has the last word.
@@ -137,7 +142,7 @@ pub struct LinkView {
 #[derive(Debug, Clone)]
 pub struct Event {
     pub at: SystemTime,
-    /// A short word from a closed list: `up`, `suspect`, `lost`, `dial_failed`, `failed`, `reload`, `learned`, …
+    /// A short word from a closed list: `up`, `suspect`, `lost`, `dial_failed`, `failed`, `learned`, `drill`, `drill_over`, …
     pub kind: &'static str,
     pub link: Option<u64>,
     pub endpoint: Option<String>,
@@ -200,6 +205,7 @@ impl Status {
             first_up: OnceLock::new(),
             up_since: ArcSwap::from_pointee(SystemTime::now()),
             outages: ArcSwap::default(),
+            drill: ArcSwapOption::empty(),
             outages_total: AtomicU64::new(0),
             wait: Mutex::default(),
         });
@@ -280,6 +286,19 @@ impl UpstreamStatus {
         self.listening.store(Arc::new(forwards.concat()));
         let by_forward = if self.metrics.mode == Mode::Tunnel { forwards } else { Vec::new() };
         self.forwards.store(Arc::new(by_forward));
+    }
+
+    /// The drill that runs, if it is not over.
+    pub fn running_drill(&self) -> Option<Arc<DrillStatus>> {
+        self.drill.load_full().filter(|drill| !drill.rehearsal.is_over())
+    }
+
+    /// The outage that is being rehearsed on this link, if it is about this endpoint and not over.
+    pub fn rehearsal_of(&self, link: u64, endpoint: &str) -> Option<Arc<Rehearsal>> {
+        let drill = self.drill.load();
+        let is_here = |drill: &&Arc<DrillStatus>| drill.link == link && drill.endpoint == endpoint;
+        let drill = drill.as_ref().filter(is_here).filter(|drill| !drill.rehearsal.is_over())?;
+        Some(drill.rehearsal.clone())
     }
 
     fn refresh(&self) {

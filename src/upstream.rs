@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::config;
 use crate::direct::keeper::Direct;
+use crate::link::drill;
 use crate::link::resolve::Resolver;
 use crate::listener::Arrivals;
 use crate::net::tls::ClientTls;
@@ -58,8 +59,11 @@ pub trait Wing: Send + Sync {
     /// Ends the links, and lets clients stay within the drain time; the series go last.
     fn remove(&self);
 
-    /// For so long every link is neither read nor written, as if its cable were out. Only a tunnel's links can be.
-    fn cut_silently(&self, _time: Duration) {}
+    /// Rehearses an outage on the first link that is up. Returns what is done, for people. Errors: why not.
+    fn drill(&self, order: drill::Order) -> Result<String, String>;
+
+    /// Ends the drill that runs. Returns what ended, for people. Errors: none runs.
+    fn stop_drill(&self) -> Result<String, String>;
 }
 
 /// What an upstream's files hold.

@@ -207,12 +207,86 @@ fn what_is_no_command_gets_help_and_exit_code_2() {
     }
     let help = everlink(&["--help"]);
     assert!(help.status.success());
-    for command in ["run", "check", "status", "probe", "reload", "retry", "demo"] {
+    for command in
+        ["run", "check", "status", "probe", "reload", "retry", "drill", "schema", "completions", "man", "demo"]
+    {
         assert!(text(&help).contains(&format!("\n  {command} ")), "{command}");
     }
     assert!(text(&everlink(&["--version"])).contains(env!("CARGO_PKG_VERSION")));
     let none = everlink(&["reload", "--config", "/nonexistent"]);
     assert!(none.status.code() == Some(1) && text(&none).contains("--socket"), "{none:?}");
+}
+
+/// What a shell makes of our completions: the last word of what is typed, completed.
+fn completed(shell: &str, script: &str, typed: &str) -> String {
+    let place = Place::new("");
+    std::fs::write(place.at("completions"), script).expect("written");
+    let mut command = Command::new(shell);
+    let script = place.at("completions").display().to_string();
+    match shell {
+        "bash" => command.args(["--norc", "--noprofile", "-c"]).arg(format!(
+            "set -eu; source {script}; COMP_WORDS=({typed}); [[ '{typed}' == *' ' ]] && COMP_WORDS+=(''); \
+             COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _everlink everlink \"${{COMP_WORDS[COMP_CWORD]}}\" \"\"; \
+             printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        )),
+        "fish" => command.args(["--no-config", "-c"]).arg(format!("source {script}; complete -C '{typed}'")),
+        // Its completions want a terminal; here it reads them, and has the function.
+        "zsh" => command.args(["-f", "-c"]).arg(format!(
+            "autoload -Uz compinit; compinit -D -u; source {script}; whence -w _everlink; functions _everlink"
+        )),
+        other => panic!("{other}"),
+    };
+    let told = command.env("HOME", place.at("")).output().unwrap_or_else(|error| panic!("{shell}: {error}"));
+    assert!(told.status.success() && told.stderr.is_empty(), "{shell}: {told:?}");
+    text(&told)
+}
+
+#[test]
+fn shells_take_the_completions() {
+    for (shell, typed) in [("bash", "everlink dr"), ("fish", "everlink dr"), ("zsh", "")] {
+        let told = everlink(&["completions", shell]);
+        assert!(told.status.success() && told.stderr.is_empty(), "{told:?}");
+        let script = String::from_utf8(told.stdout).expect("UTF-8");
+        let shown = completed(shell, &script, typed);
+        assert!(shown.contains("drill"), "{shell}: {shown}");
+        // fish is told of options and commands, not of the words that may stand for an argument.
+        if shell == "bash" {
+            let shown = completed(shell, &script, "everlink drill orders ");
+            assert!(
+                ["blackhole", "reset", "delay", "stop"].iter().all(|word| shown.contains(word)),
+                "{shell}: {shown}"
+            );
+        }
+    }
+    assert_eq!(everlink(&["completions", "tcsh"]).status.code(), Some(2));
+}
+
+#[test]
+fn the_manual_page_is_one_that_man_shows() {
+    let told = everlink(&["man"]);
+    assert!(told.status.success() && told.stderr.is_empty(), "{told:?}");
+    let place = Place::new("");
+    std::fs::write(place.at("everlink.1"), &told.stdout).expect("written");
+    let shown =
+        Command::new("groff").args(["-man", "-ww", "-Kutf8", "-Tutf8", "-P-cbou"]).arg(place.at("everlink.1")).output();
+    let shown = shown.expect("groff");
+    assert!(shown.status.success() && shown.stderr.is_empty(), "{}", String::from_utf8_lossy(&shown.stderr));
+    let page = String::from_utf8(shown.stdout).expect("UTF-8");
+    for what in [
+        "everlink drill",
+        "everlink schema",
+        "--for",
+        "EXIT STATUS",
+        "78",
+        "SIGNALS",
+        "SIGHUP",
+        "FILES",
+        "admin",
+        "EVERLINK_URL",
+        "[upstreams.orders]",
+    ] {
+        assert!(page.contains(what), "{what}: {page}");
+    }
 }
 
 /// The shipped configuration at other ports: client's, server's, HTTP's, the tunnel's client's, the gateway's.

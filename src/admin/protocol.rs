@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::link::drill;
 use crate::metrics::{Label, ReloadOutcome};
 
 /// A request's line without its end is shorter than this, in bytes.
@@ -15,12 +16,14 @@ pub enum Request {
     Retry {
         upstream: String,
     },
-    /// Known by name, and answered with a no.
+    /// The words of `everlink drill`, `stop` included.
     Drill {
         upstream: String,
         kind: String,
-        #[serde(rename = "for")]
-        duration: String,
+        #[serde(rename = "for", default, skip_serializing_if = "Option::is_none")]
+        time: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
     },
 }
 
@@ -38,7 +41,8 @@ impl Request {
 pub struct Answer {
     /// It was done. A configuration that was rejected was not.
     pub ok: bool,
-    /// One word: `applied`, `unchanged`, `rejected`, `retried`, `refused`.
+    /// One word: `applied`, `unchanged`, `rejected`, `retried`, `drilling`, `stopped`,
+    /// `refused`.
     pub outcome: String,
     /// What changed, or why not; for people.
     #[serde(default)]
@@ -59,6 +63,15 @@ impl Answer {
             n => format!("{n} links are dialled now"),
         };
         Self { ok: true, outcome: "retried".to_owned(), lines: vec![line] }
+    }
+
+    /// A drill has begun, or ended.
+    pub fn drilled(asked: drill::Asked, told: String) -> Self {
+        let outcome = match asked {
+            drill::Asked::Begin(_) => "drilling",
+            drill::Asked::Stop => "stopped",
+        };
+        Self { ok: true, outcome: outcome.to_owned(), lines: vec![told] }
     }
 
     /// Nothing was done.
@@ -83,8 +96,11 @@ mod tests {
         let retry = Request::Retry { upstream: "chat".to_owned() };
         assert_eq!(Request::parse(br#"{"command":"retry","upstream":"chat"}"#), Ok(retry.clone()));
         assert_eq!(Request::parse(serde_json::to_string(&retry).unwrap().as_bytes()), Ok(retry));
-        let drill = br#"{"command":"drill","upstream":"chat","kind":"reset","for":"10s"}"#;
-        assert!(matches!(Request::parse(drill), Ok(Request::Drill { .. })));
+        let (upstream, kind, time) = ("chat".to_owned(), "reset".to_owned(), Some("10s".to_owned()));
+        let drill = Request::Drill { upstream, kind, time, by: None };
+        let line = r#"{"command":"drill","upstream":"chat","kind":"reset","for":"10s"}"#;
+        assert_eq!(Request::parse(line.as_bytes()), Ok(drill.clone()));
+        assert_eq!(serde_json::to_string(&drill).unwrap(), line);
     }
 
     #[test]

@@ -28,6 +28,13 @@ impl Commands for Recorder {
             Answer::retried(2)
         })
     }
+
+    fn drill<'a>(&'a self, upstream: &'a str, asked: drill::Asked) -> Pending<'a> {
+        Box::pin(async move {
+            self.told.lock().unwrap().push(format!("drill {upstream}"));
+            Answer::drilled(asked, "it runs".to_owned())
+        })
+    }
 }
 
 struct Running {
@@ -72,10 +79,18 @@ async fn commands_are_carried_out_and_answered() {
 }
 
 #[tokio::test]
-async fn a_drill_is_known_but_not_in_this_build() {
-    let drill =
-        ask(&start(false), b"{\"command\":\"drill\",\"upstream\":\"a\",\"kind\":\"reset\",\"for\":\"10s\"}\n").await;
-    assert_eq!(drill, Answer::refused("drill is not in this build".to_owned()));
+async fn a_drill_is_passed_on_if_there_is_such_a_drill() {
+    let running = start(false);
+    let asked =
+        |kind: &str| format!("{{\"command\":\"drill\",\"upstream\":\"a\",\"kind\":\"{kind}\",\"for\":\"10s\"}}\n");
+    let drill = ask(&running, asked("reset").as_bytes()).await;
+    assert_eq!(
+        (drill.ok, drill.outcome.as_str(), drill.lines.as_slice()),
+        (true, "drilling", &["it runs".to_owned()][..])
+    );
+    let none = ask(&running, asked("flood").as_bytes()).await;
+    assert!(!none.ok && none.lines[0].contains("blackhole, reset and delay"), "{none:?}");
+    assert_eq!(*running.recorder.told.lock().unwrap(), ["drill a"]);
 }
 
 #[tokio::test]

@@ -4,11 +4,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::protocol::Answer;
 use crate::admin::{self, Commands};
+use crate::link::drill;
 
 /// A command from the admin socket, and where its answer goes.
 pub(super) enum Asked {
     Reload(oneshot::Sender<Answer>),
     Retry(String, oneshot::Sender<Answer>),
+    Drill(String, drill::Asked, oneshot::Sender<Answer>),
 }
 
 /// Hands commands to the one task that may change anything.
@@ -32,5 +34,9 @@ impl Commands for Desk {
 
     fn retry<'a>(&'a self, upstream: &'a str) -> admin::Pending<'a> {
         Box::pin(self.ask(|answer| Asked::Retry(upstream.to_owned(), answer)))
+    }
+
+    fn drill<'a>(&'a self, upstream: &'a str, asked: drill::Asked) -> admin::Pending<'a> {
+        Box::pin(self.ask(move |answer| Asked::Drill(upstream.to_owned(), asked, answer)))
     }
 }

@@ -1,4 +1,4 @@
-//! `everlink reload` and `everlink retry`: one request over the admin socket.
+//! `everlink reload`, `everlink retry` and `everlink drill`: one request over the admin socket.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::{AdminArgs, OK, RetryArgs};
+use super::{AdminArgs, DrillArgs, OK, RetryArgs, USAGE};
 use crate::admin::protocol::{Answer, Request};
+use crate::link::drill;
 use crate::log::escape;
 
 /// The server gives a command 30 s, and says so itself when they are over.
@@ -36,6 +37,18 @@ pub fn reload(args: &AdminArgs, configured: Option<PathBuf>) -> ExitCode {
 /// `configured`: as for [`reload`].
 pub fn retry(args: &RetryArgs, configured: Option<PathBuf>) -> ExitCode {
     let request = Request::Retry { upstream: args.upstream.clone() };
+    told(ask(args.admin.socket.clone().or(configured), &request))
+}
+
+/// `configured`: as for [`reload`].
+pub fn drill(args: &DrillArgs, configured: Option<PathBuf>) -> ExitCode {
+    let (kind, time, by) = (args.what.name(), args.time.clone(), args.by.clone());
+    // Told before anybody is asked: it is the command line that is wrong.
+    if let Err(why) = drill::Asked::read(kind, time.as_deref(), by.as_deref()) {
+        let _ = super::no(&why);
+        return ExitCode::from(USAGE);
+    }
+    let request = Request::Drill { upstream: args.upstream.clone(), kind: kind.to_owned(), time, by };
     told(ask(args.admin.socket.clone().or(configured), &request))
 }
 
@@ -114,6 +127,10 @@ mod tests {
 
         fn retry<'a>(&'a self, upstream: &'a str) -> Pending<'a> {
             Box::pin(async move { Answer::refused(format!("there is no upstream {upstream}")) })
+        }
+
+        fn drill<'a>(&'a self, upstream: &'a str, asked: drill::Asked) -> Pending<'a> {
+            Box::pin(async move { Answer::drilled(asked, format!("{upstream}: link 1")) })
         }
     }
 

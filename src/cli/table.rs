@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::short_span;
-use crate::http::report::{LinkReport, Report, SessionReport, UpstreamReport};
+use crate::http::report::{DrillReport, LinkReport, Report, SessionReport, UpstreamReport};
 use crate::log::printable;
 
 const HEADS: [&str; 12] = [
@@ -82,17 +82,24 @@ fn row(upstream: &UpstreamReport, link: Option<&LinkReport>, first: bool) -> Row
         once(upstream.reconnects.to_string()),
         once(upstream.connections.open.to_string()),
         once(upstream.connections.waiting.to_string()),
-        link.map_or_else(String::new, note),
+        link.map_or_else(String::new, |link| note(upstream, link)),
     ]
 }
 
-/// What a link waits for, and why.
-fn note(link: &LinkReport) -> String {
+/// What is rehearsed on a link, what it waits for, and why.
+fn note(upstream: &UpstreamReport, link: &LinkReport) -> String {
+    let drill = upstream.drill.as_ref().filter(|drill| drill.link == link.id).map(drill_words);
     let retry = link.retry_in_seconds.map(|s| format!("retry in {}, attempt {}", span(s), link.attempt));
     let error = link.last_error.as_deref().map(printable);
     let trouble = retry.into_iter().chain(error).collect::<Vec<_>>().join(": ");
     let session = link.session.as_ref().map(|session| format!("session {}", session_words(session)));
-    session.into_iter().chain(Some(trouble).filter(|text| !text.is_empty())).collect::<Vec<_>>().join("; ")
+    drill.into_iter().chain(session).chain(Some(trouble).filter(|text| !text.is_empty())).collect::<Vec<_>>().join("; ")
+}
+
+/// `drill: delay of 200.0ms, 7.0s left`.
+fn drill_words(drill: &DrillReport) -> String {
+    let by = drill.by_seconds.map_or_else(String::new, |by| format!(" of {}", span(by)));
+    format!("drill: {}{by}, {} left", printable(&drill.kind), span(drill.left_seconds))
 }
 
 /// `5e551011, 7 streams, 4.0KiB unacknowledged, 1 resume, the last outage 800.0ms`.

@@ -8,12 +8,14 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::in_use::{Order, Registered};
 use crate::metrics::{CloseReason, Direction, UpstreamMetrics};
+use crate::net::rehearsal::Rehearsal;
 use crate::net::splice::{Lent, Pipes};
 use crate::net::stream::Stream;
 
@@ -85,6 +87,8 @@ enum Step {
 enum Turn {
     /// More could move; others first.
     Again,
+    /// The upstream's side goes through a drill.
+    Rehearse(Arc<Rehearsal>),
     Done(CloseReason),
 }
 
@@ -99,7 +103,13 @@ impl Carry {
     pub async fn run(mut self, metrics: &UpstreamMetrics) -> CloseReason {
         loop {
             match std::future::poll_fn(|cx| self.poll_turns(cx, metrics)).await {
-                Turn::Again => tokio::task::yield_now().await,
+                Turn::Again => {
+                    if matches!(self.upstream, Stream::Rehearsed(_)) {
+                        self.upstream = self.upstream.settled();
+                    }
+                    tokio::task::yield_now().await;
+                }
+                Turn::Rehearse(rehearsal) => self.upstream = self.upstream.rehearsed(&rehearsal),
                 Turn::Done(reason) => {
                     self.registered.close(reason, [&self.client, &self.upstream]);
                     return reason;
@@ -111,8 +121,11 @@ impl Carry {
     fn poll_turns(&mut self, cx: &mut Context<'_>, metrics: &UpstreamMetrics) -> Poll<Turn> {
         self.registered.carried.woken_by(cx.waker());
         let result = match self.obey() {
-            Some(reason) => Poll::Ready(Turn::Done(reason)),
-            None => self.turns(cx),
+            Some(turn) => Poll::Ready(turn),
+            None => {
+                self.upstream.drive(cx);
+                self.turns(cx)
+            }
         };
         let (sent, received) = (std::mem::take(&mut self.up.uncounted), std::mem::take(&mut self.down.uncounted));
         if sent > 0 {
@@ -130,15 +143,30 @@ impl Carry {
         result
     }
 
-    fn obey(&mut self) -> Option<CloseReason> {
-        match self.registered.carried.order() {
-            Order::None => None,
-            Order::Dead => Some(CloseReason::Dead),
-            Order::Vanished => Some(CloseReason::ClientReset),
-            Order::Idle => Some(CloseReason::Idle),
-            Order::Drained => Some(CloseReason::Drained),
-            Order::EmptyPipe => [&mut self.up, &mut self.down].into_iter().find_map(|half| half.empty_pipe().err()),
-        }
+    fn obey(&mut self) -> Option<Turn> {
+        let reason = match self.registered.carried.order() {
+            Order::None => return None,
+            Order::Dead => CloseReason::Dead,
+            Order::Vanished => CloseReason::ClientReset,
+            Order::Idle => CloseReason::Idle,
+            Order::Drained => CloseReason::Drained,
+            Order::Reset => CloseReason::UpstreamReset,
+            Order::EmptyPipe => return self.empty_pipes().err().map(Turn::Done),
+            Order::Rehearse => {
+                if let Err(reason) = self.empty_pipes() {
+                    return Some(Turn::Done(reason));
+                }
+                // What is held up is not moved inside the kernel.
+                [&mut self.up, &mut self.down].into_iter().for_each(|half| (half.bulk, half.run) = (false, 0));
+                return self.registered.carried.take_rehearsal().map(Turn::Rehearse);
+            }
+        };
+        Some(Turn::Done(reason))
+    }
+
+    fn empty_pipes(&mut self) -> Result<(), CloseReason> {
+        self.up.empty_pipe()?;
+        self.down.empty_pipe()
     }
 
     fn turns(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {

@@ -17,6 +17,7 @@ use super::line::{Event, LineMode};
 use crate::config::{self, Beat, InUse, Upstream};
 use crate::link::sleep_until_or_never;
 use crate::metrics::{CloseReason, Direction, UpstreamMetrics};
+use crate::net::rehearsal::Rehearsal;
 use crate::net::stream::Stream;
 
 /// A side is read only while less than this waits for the other.
@@ -31,6 +32,8 @@ struct Lines {
     to_client: Outgoing,
     client_ended: bool,
     upstream_ended: bool,
+    /// The upstream's side is to go through a drill.
+    rehearsal: Option<Arc<Rehearsal>>,
 }
 
 /// Bytes on their way to one side.
@@ -62,9 +65,13 @@ pub async fn carry(
         to_client: Outgoing::default(),
         client_ended: false,
         upstream_ended: false,
+        rehearsal: None,
     };
     lines.mode.from_server(Instant::now(), &banner, &mut lines.to_client.bytes);
     let reason = loop {
+        if let Some(rehearsal) = lines.rehearsal.take() {
+            lines.upstream = lines.upstream.rehearsed(&rehearsal);
+        }
         let deadline = lines.mode.next_deadline();
         tokio::select! {
             biased; // what has arrived is read before anyone is judged
@@ -127,8 +134,14 @@ impl Lines {
             Order::Vanished => return Poll::Ready(Some(CloseReason::ClientReset)),
             Order::Idle => return Poll::Ready(Some(CloseReason::Idle)),
             Order::Drained => return Poll::Ready(Some(CloseReason::Drained)),
+            Order::Reset => return Poll::Ready(Some(CloseReason::UpstreamReset)),
+            Order::Rehearse => {
+                self.rehearsal = self.registered.carried.take_rehearsal();
+                return Poll::Ready(None);
+            }
             Order::None | Order::EmptyPipe => {}
         }
+        self.upstream.drive(cx);
         loop {
             let (up, down) = (self.poll_up(cx, metrics), self.poll_down(cx, metrics));
             if let Poll::Ready(Err(_)) = up {

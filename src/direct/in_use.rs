@@ -3,6 +3,7 @@
 //! A carried connection only stores a few flags when bytes move. Once in a while one task for the upstream looks through
 //! them all: no timer, and no clock, for each connection.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -13,6 +14,7 @@ use crate::config::{self, Beats};
 use crate::link::watch::{self, Verdict};
 use crate::metrics::CloseReason;
 use crate::net::kernel::{self, TcpInfo};
+use crate::net::rehearsal::{Kind, Rehearsal};
 use crate::net::socket;
 use crate::net::stream::Stream;
 
@@ -30,6 +32,10 @@ pub enum Order {
     EmptyPipe = 4,
     /// The client is gone without a word: reset.
     Vanished = 5,
+    /// A drill resets the upstream's side.
+    Reset = 6,
+    /// A drill holds the upstream's bytes up: see [`Carried::take_rehearsal`].
+    Rehearse = 7,
 }
 
 /// One carried connection, as the shared timer sees it.
@@ -47,6 +53,20 @@ pub struct Carried {
     /// Whether keepalive has been set on the upstream's socket.
     sustained: AtomicBool,
     waker: OnceLock<Waker>,
+    origin: Origin,
+    rehearsal: Mutex<Option<Arc<Rehearsal>>>,
+}
+
+/// The link that handed a connection out, and the endpoint, as one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin(u64);
+
+impl Origin {
+    pub fn new(link: u64, endpoint: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (link, endpoint).hash(&mut hasher);
+        Self(hasher.finish())
+    }
 }
 
 /// One of its sockets.
@@ -108,7 +128,13 @@ impl Default for InUse {
 
 impl InUse {
     /// `sustained`: the upstream's socket has its keepalive; else the first look sets it.
-    pub fn register(self: &Arc<Self>, client: Option<RawFd>, upstream: Option<RawFd>, sustained: bool) -> Registered {
+    pub fn register(
+        self: &Arc<Self>,
+        client: Option<RawFd>,
+        upstream: Option<RawFd>,
+        sustained: bool,
+        origin: Origin,
+    ) -> Registered {
         let carried = Arc::new(Carried {
             upstream: Side::new(upstream),
             client: Side::new(client),
@@ -118,6 +144,8 @@ impl InUse {
             stalled: AtomicU32::new(0),
             sustained: AtomicBool::new(sustained),
             waker: OnceLock::new(),
+            origin,
+            rehearsal: Mutex::default(),
         });
         let mut slots = self.slots();
         let slot = match slots.free.pop() {
@@ -175,6 +203,13 @@ impl InUse {
         }
     }
 
+    /// Takes those of one origin through a drill; returns how many they are.
+    pub fn rehearse(&self, origin: Origin, rehearsal: &Arc<Rehearsal>) -> usize {
+        let slots = self.slots();
+        let of_it = slots.all.iter().flatten().filter(|carried| carried.origin == origin);
+        of_it.map(|carried| carried.rehearse(rehearsal)).count()
+    }
+
     /// Tells all of them the same.
     pub fn tell_all(&self, order: Order) -> usize {
         let slots = self.slots();
@@ -187,16 +222,17 @@ impl InUse {
 }
 
 impl Carried {
-    /// What the connection was told, if anything; [`Order::EmptyPipe`] is told once.
+    /// What the connection was told, if anything; [`Order::EmptyPipe`] and [`Order::Rehearse`] are told once.
     pub fn order(&self) -> Order {
         match self.order.load(Ordering::Acquire) {
             1 => Order::Dead,
             2 => Order::Idle,
             3 => Order::Drained,
             5 => Order::Vanished,
-            4 => {
-                let _ = self.order.compare_exchange(4, 0, Ordering::AcqRel, Ordering::Relaxed);
-                Order::EmptyPipe
+            6 => Order::Reset,
+            once @ (4 | 7) => {
+                let _ = self.order.compare_exchange(once, 0, Ordering::AcqRel, Ordering::Relaxed);
+                if once == 4 { Order::EmptyPipe } else { Order::Rehearse }
             }
             _ => Order::None,
         }
@@ -244,10 +280,29 @@ impl Carried {
         }
     }
 
+    /// Takes the connection through a drill.
+    pub fn rehearse(&self, rehearsal: &Arc<Rehearsal>) {
+        if rehearsal.kind() == Kind::Reset {
+            return self.tell(Order::Reset);
+        }
+        *self.rehearsal.lock().unwrap_or_else(PoisonError::into_inner) = Some(rehearsal.clone());
+        self.tell(Order::Rehearse);
+    }
+
+    /// What [`Order::Rehearse`] is about.
+    pub fn take_rehearsal(&self) -> Option<Arc<Rehearsal>> {
+        self.rehearsal.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     fn tell(&self, order: Order) {
         let _ = self.order.fetch_update(Ordering::AcqRel, Ordering::Acquire, |current| {
-            // An end once told is not taken back.
-            (current == 0 || current == Order::EmptyPipe as u8).then_some(order as u8)
+            // An end once told is not taken back, and a pipe may be asked for again.
+            let gives_way = match current {
+                0 | 4 => true,
+                7 => order != Order::EmptyPipe,
+                _ => false,
+            };
+            gives_way.then_some(order as u8)
         });
         if let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
@@ -342,7 +397,8 @@ mod tests {
     #[test]
     fn idle_is_told_after_so_many_looks_without_a_byte_and_only_then() {
         let all = Arc::new(InUse::default());
-        let (silent, busy) = (all.register(None, None, true), all.register(None, None, true));
+        let register = || all.register(None, None, true, Origin::new(1, "a:1"));
+        let (silent, busy) = (register(), register());
         for _ in 0..4 {
             busy.moved(true, false);
             let seen = all.look(&heartbeat(), false, Some(4), false);
@@ -357,7 +413,7 @@ mod tests {
     #[test]
     fn an_end_once_told_is_not_taken_back() {
         let all = Arc::new(InUse::default());
-        let one = all.register(None, None, true);
+        let one = all.register(None, None, true, Origin::new(1, "a:1"));
         one.carried.tell(Order::EmptyPipe);
         assert_eq!((one.carried.order(), one.carried.order()), (Order::EmptyPipe, Order::None), "told once");
         assert_eq!(all.tell_all(Order::Dead), 1);

@@ -129,7 +129,7 @@ impl Keeper {
                 () = self.pool.woken.notified() => {
                     self.places.values().for_each(|place| place.tell(order::RETRY | order::ASK));
                 }
-                () = self.pool.keeper.notified() => {}
+                () = self.pool.keeper.notified() => self.pass_drill_on(),
                 () = sleep_until_or_never(deadline) => {}
             }
         }
@@ -194,6 +194,22 @@ impl Keeper {
         self.next_look
     }
 
+    /// Brings a drill to its link, or tells the link that it is over. One whose link has gone is over with it.
+    fn pass_drill_on(&self) {
+        let place = |link| self.places.values().find(|place| place.id == link);
+        if let Some(drill) = self.pool.take_drill()
+            && let Some(place) = place(drill.link())
+        {
+            return place.drill(drill);
+        }
+        let running = self.pool.status.drill.load();
+        if let Some(running) = running.as_ref().filter(|drill| drill.rehearsal.is_over())
+            && let Some(place) = place(running.link)
+        {
+            place.wake.notify_one();
+        }
+    }
+
     fn send_scout(&mut self, now: Instant) -> Option<Instant> {
         if self.scout.is_some() {
             return None;
@@ -205,6 +221,7 @@ impl Keeper {
         let place = self.pool.new_place(worker);
         let link = LinkTask::new(&self.pool, &place, 0, Some(endpoint.clone()));
         let id = self.links.spawn_on(link.run(), handle).id();
+        self.pool.scout.store(place.id, Ordering::Relaxed);
         self.places.insert(id, place);
         self.scout = Some((id, endpoint));
         None

@@ -4,6 +4,7 @@
 //! they meet a socket and a clock. Actions are started, never waited for: a slow dial must not deafen the link.
 
 mod connection;
+mod drill;
 mod hand_out;
 mod proof;
 mod tell;
@@ -21,6 +22,7 @@ use super::beat::{Dialogue, Heard};
 use super::pool::{Alive, Opened, Place, Pool, order};
 use crate::config::{self, Endpoint, Upstream};
 use crate::link::dial::DialError;
+use crate::link::drill::Drill;
 use crate::link::heartbeat::{Delivery, Heartbeat, Verdict};
 use crate::link::sleep_until_or_never;
 use crate::link::state::{self, Action, Input, State, TOO_SHORT};
@@ -68,6 +70,8 @@ pub struct LinkTask {
     /// Keeps the upstream up while a connection handed out, or ended by the server's own timer, is replaced.
     refill: Option<Alive>,
     told_suspicion: Option<Instant>,
+    /// The outage that is being rehearsed here.
+    drill: Option<Drill>,
     /// A scout dials this endpoint only, and is content once it has stood so long.
     scout: Option<(Endpoint, Duration)>,
 }
@@ -99,6 +103,7 @@ impl LinkTask {
             trusting: false,
             refill: None,
             told_suspicion: None,
+            drill: None,
             scout: scout.map(|endpoint| (endpoint, standing)),
         }
     }
@@ -110,7 +115,8 @@ impl LinkTask {
         }
         self.publish();
         loop {
-            let deadline = self.next_deadline();
+            let drill = self.drill.as_ref().map(|drill| drill.rehearsal().until());
+            let deadline = [self.next_deadline(), drill].into_iter().flatten().min();
             let happened = tokio::select! {
                 biased;
                 () = self.place.wake.notified() => Happened::Woken,
@@ -120,6 +126,7 @@ impl LinkTask {
                 () = sleep_until_or_never(deadline) => Happened::Due,
             };
             let now = Instant::now();
+            self.end_drill();
             match happened {
                 Happened::Woken => self.woken(now),
                 Happened::Settings => self.retuned(now),
@@ -158,6 +165,9 @@ impl LinkTask {
             connection.heartbeat.ask_at_once(now);
             connection.look_at = now;
         }
+        if let Some(drill) = self.place.take_drill() {
+            self.begin_drill(now, drill);
+        }
         if let Some(client) = self.place.take_given() {
             if let Some(connection) = &mut self.connection {
                 connection.offered = false;
@@ -193,6 +203,7 @@ impl LinkTask {
     }
 
     fn opened(&mut self, now: Instant, opened: Opened) {
+        let opened = self.in_drill(opened);
         if self.scout.is_none() && !self.pool.endpoints().contains(&opened.endpoint) {
             // Removed by an edit while it was dialled.
             tokio::spawn(close_in_order(opened.stream));
@@ -452,11 +463,11 @@ impl LinkTask {
 
     fn start_dial(&mut self) {
         let only = self.scout.as_ref().map(|(endpoint, _)| endpoint.clone());
-        let pool = self.pool.clone();
+        let (pool, link) = (self.pool.clone(), self.place.id);
         self.dialling = Some(Box::pin(async move {
             // A client who was just given the last connection comes first: a connect takes longer than its first bytes.
             tokio::task::yield_now().await;
-            pool.dial(only).await
+            pool.dial(only, link).await
         }));
     }
 

@@ -21,8 +21,9 @@ use tokio::sync::{Notify, watch};
 use super::age::Ages;
 use super::client::Client;
 use super::endpoints::Endpoints;
-use super::in_use;
+use super::in_use::{self, Origin};
 use crate::config::{self, Endpoint};
+use crate::link::drill::{self, Drill};
 use crate::link::resolve::Resolver;
 use crate::listener::waiting::Waiting;
 use crate::metrics::EndpointSeries;
@@ -71,6 +72,10 @@ pub struct Pool {
     next_link: AtomicU64,
     /// Why a link was last lost, for the record of the outage.
     last_trouble: ArcSwap<String>,
+    /// The link that is a scout; 0: none is.
+    pub scout: AtomicU64,
+    /// A drill on its way to its link, by the keeper.
+    drill: Mutex<Option<Drill>>,
     /// Lines logged about links in the second that began then.
     told: Mutex<(Instant, u32)>,
 }
@@ -120,6 +125,8 @@ impl Pool {
             speaks_first: AtomicBool::new(false),
             next_link: AtomicU64::new(1),
             last_trouble: ArcSwap::from_pointee("not connected yet".to_owned()),
+            scout: AtomicU64::new(0),
+            drill: Mutex::default(),
             told: Mutex::new((Instant::now(), 0)),
         })
     }
@@ -170,6 +177,35 @@ impl Pool {
             queue.ready.remove(at);
         }
         place.take_given()
+    }
+
+    /// Rehearses an outage on the first link that is up, and on the connections in use that it has handed out. Returns what is
+    /// done, for people. Errors: why not.
+    pub fn drill(&self, order: drill::Order) -> Result<String, String> {
+        let scout = self.scout.load(Ordering::Relaxed);
+        let (link, endpoint) = drill::first_up(&self.status, |id| id != scout)?;
+        let origin = Origin::new(link, &endpoint);
+        let drill = Drill::begin(&self.status, link, endpoint, order)?;
+        let carried = match self.in_use.rehearse(origin, drill.rehearsal()) {
+            1 => "the connection in use that it handed out".to_owned(),
+            n => format!("the {n} connections in use that it handed out"),
+        };
+        let told = drill.told(&carried);
+        *self.drill.lock().unwrap_or_else(PoisonError::into_inner) = Some(drill);
+        self.keeper.notify_one();
+        Ok(told)
+    }
+
+    /// Ends the drill that runs. Returns what ended, for people. Errors: none runs.
+    pub fn stop_drill(&self) -> Result<String, String> {
+        let ended = drill::stop(&self.status)?;
+        self.keeper.notify_one();
+        Ok(ended)
+    }
+
+    /// The drill that is on its way to its link.
+    pub fn take_drill(&self) -> Option<Drill> {
+        self.drill.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Whether one more line about a link may go to the log: a pool that falls as a whole is told by a few of its links, and

@@ -18,11 +18,13 @@ use serde::{Deserialize, Serialize};
 use super::health;
 use crate::clock::rfc3339;
 use crate::config::{Balance, Beat, InUse};
+use crate::link::drill;
 use crate::metrics::{
     CloseReason, DialOutcome, Direction, EndpointFigures, Label, LossReason, PerMode, RefuseReason, ResumeOutcome,
     Trip, UpstreamMetrics, revision,
 };
-use crate::status::{Event, LinkStatus, Outage, Status, UpstreamStatus};
+use crate::net::rehearsal::Kind;
+use crate::status::{DrillStatus, Event, LinkStatus, Outage, Status, UpstreamStatus};
 
 /// The whole process. A reader of another version finds what it knows and defaults for the rest.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -103,6 +105,8 @@ pub struct UpstreamReport {
     pub streams_saved: u64,
     pub replayed_bytes: u64,
     pub last_loss: Option<EventReport>,
+    /// The outage that is being rehearsed on one link, by `everlink drill`.
+    pub drill: Option<DrillReport>,
     /// The last 60 slots of half a heartbeat interval in which a beat was answered or missed; oldest first.
     pub round_trips: Vec<TripReport>,
     /// Since it was added; the last 50 of them follow, newest last, as are the events. In brief only the last one.
@@ -186,6 +190,19 @@ pub struct OutageReport {
     pub until: Option<String>,
     pub duration_seconds: f64,
     pub reason: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DrillReport {
+    /// `blackhole`, `reset` or `delay`.
+    pub kind: String,
+    /// How late a `delay` makes every byte, each way.
+    pub by_seconds: Option<f64>,
+    pub link: u64,
+    pub endpoint: String,
+    pub begun: String,
+    pub left_seconds: f64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -331,6 +348,7 @@ fn upstream_report(
         streams_saved: metrics.session.as_ref().map_or(0, |of| of.streams_saved.get()),
         replayed_bytes: metrics.session.as_ref().map_or(0, |of| of.replayed.get()),
         last_loss,
+        drill: upstream.running_drill().map(|drill| drill_report(&drill, now)),
         round_trips: if whole { trip_reports(metrics) } else { Vec::new() },
         outages_total: upstream.outages_total.load(Ordering::Relaxed),
         outages: outages.iter().skip(forgotten).map(|outage| outage_report(outage, now)).collect(),
@@ -358,6 +376,19 @@ fn link_report(link: &LinkStatus, now: SystemTime) -> LinkReport {
         retry_in_seconds: view.retry_at.map(|at| age(now, at)),
         last_error: view.last_error.clone(),
         session: link.session().map(|session| tunnel::session_report(&session)),
+    }
+}
+
+fn drill_report(drill: &DrillStatus, now: SystemTime) -> DrillReport {
+    let kind = drill.rehearsal.kind();
+    let by = if let Kind::Delay(by) = kind { Some(by.as_secs_f64()) } else { None };
+    DrillReport {
+        kind: drill::name(kind).to_owned(),
+        by_seconds: by,
+        link: drill.link,
+        endpoint: drill.endpoint.clone(),
+        begun: rfc3339(drill.begun),
+        left_seconds: age(now, drill.until),
     }
 }
 

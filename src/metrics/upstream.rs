@@ -40,6 +40,8 @@ pub struct UpstreamMetrics {
     pub refused: Vec<IntCounter>,
     pub wait: Histogram,
     pub bytes: Vec<IntCounter>,
+    /// The process's: how many drills run.
+    pub drills: IntGauge,
     /// Tunnel mode only.
     pub session: Option<SessionMetrics>,
 }

@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -12,6 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
 use super::kernel::{self, TcpInfo};
+use super::rehearsal::{self, Rehearsal, Rehearsed};
 use super::socket;
 use crate::config::Heartbeat;
 
@@ -24,9 +26,36 @@ pub enum Stream {
     TlsUnix(Box<TlsStream<UnixStream>>),
     #[cfg(test)]
     Memory(super::memory::Socket),
+    /// In a rehearsed outage.
+    Rehearsed(Box<Rehearsed<Stream>>),
 }
 
 impl Stream {
+    /// The connection in an outage that is rehearsed, unless it is in that one already.
+    pub fn rehearsed(self, rehearsal: &Arc<Rehearsal>) -> Self {
+        match self {
+            Self::Rehearsed(old) if old.is_in(rehearsal) => Self::Rehearsed(old),
+            Self::Rehearsed(old) if old.is_through() => old.into_inner().rehearsed(rehearsal),
+            other => Self::Rehearsed(Box::new(Rehearsed::new(other, rehearsal))),
+        }
+    }
+
+    /// The connection itself, if it was in an outage that has left no trace.
+    pub fn settled(self) -> Self {
+        match self {
+            Self::Rehearsed(old) if old.is_through() => old.into_inner(),
+            other => other,
+        }
+    }
+
+    /// Lets what is due in a rehearsed outage go its way; of any other connection nothing is.
+    #[inline]
+    pub fn drive(&mut self, context: &mut Context<'_>) {
+        if let Self::Rehearsed(stream) = self {
+            stream.drive(context);
+        }
+    }
+
     /// The socket underneath; under TLS it carries ciphertext.
     pub fn raw_fd(&self) -> RawFd {
         self.as_fd().as_raw_fd()
@@ -34,7 +63,7 @@ impl Stream {
 
     /// What the socket carries is what the peers say, so bytes may be moved inside the kernel.
     pub fn is_plain(&self) -> bool {
-        !matches!(self, Self::Tls(_) | Self::TlsUnix(_))
+        !matches!(self, Self::Tls(_) | Self::TlsUnix(_) | Self::Rehearsed(_))
     }
 
     /// The TCP socket underneath, if it is one: what has a `TCP_INFO` and keepalive.
@@ -44,6 +73,7 @@ impl Stream {
             Self::Unix(_) | Self::TlsUnix(_) => None,
             #[cfg(test)]
             Self::Memory(_) => None,
+            Self::Rehearsed(stream) => stream.inner().tcp_fd(),
         }
     }
 
@@ -78,7 +108,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.poll_read_ready(context),
             Self::Unix(stream) => stream.poll_read_ready(context),
-            Self::Tls(_) | Self::TlsUnix(_) => Poll::Ready(Ok(())),
+            Self::Tls(_) | Self::TlsUnix(_) | Self::Rehearsed(_) => Poll::Ready(Ok(())),
             #[cfg(test)]
             Self::Memory(stream) => stream.poll_read_ready(context),
         }
@@ -104,6 +134,20 @@ impl Stream {
     }
 }
 
+impl rehearsal::Socket for Stream {
+    /// About what a kernel takes for a peer that does not acknowledge.
+    const TAKEN: usize = 64 * 1024;
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            #[cfg(test)]
+            Self::Memory(_) => None,
+            Self::Rehearsed(stream) => stream.inner().fd(),
+            stream => Some(stream.as_fd()),
+        }
+    }
+}
+
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
@@ -113,6 +157,7 @@ impl AsFd for Stream {
             Self::TlsUnix(stream) => stream.get_ref().0.as_fd(),
             #[cfg(test)]
             Self::Memory(_) => unreachable!("a socket of memory has no descriptor"),
+            Self::Rehearsed(stream) => stream.inner().as_fd(),
         }
     }
 }
@@ -140,6 +185,10 @@ macro_rules! each {
             #[cfg(test)]
             Stream::Memory(inner) => {
                 let $stream = Pin::new(inner);
+                $call
+            }
+            Stream::Rehearsed(inner) => {
+                let $stream = Pin::new(&mut **inner);
                 $call
             }
         }

@@ -4,8 +4,9 @@
 
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::net::TcpStream;
 use super::kernel::{self, TcpInfo};
 #[cfg(test)]
 use super::memory;
+use super::rehearsal::{self, Rehearsal, Rehearsed};
 use super::socket;
 
 /// A socket that belongs to the runtime it was made in.
@@ -24,6 +26,8 @@ pub enum Tcp {
     Kernel(TcpStream),
     #[cfg(test)]
     Memory(memory::Socket),
+    /// In a rehearsed outage.
+    Rehearsed(Box<Rehearsed<Tcp>>),
 }
 
 /// One that belongs to none.
@@ -41,6 +45,7 @@ macro_rules! each {
             Tcp::Kernel($inner) => $call,
             #[cfg(test)]
             Tcp::Memory($inner) => $call,
+            Tcp::Rehearsed($inner) => $call,
         }
     };
 }
@@ -48,21 +53,55 @@ macro_rules! each {
 /// For what only the kernel can do; in memory there is nothing to be done.
 macro_rules! kernels {
     ($socket:expr, $inner:ident => $call:expr, $otherwise:expr) => {
-        match $socket {
+        match $socket.bare() {
             Tcp::Kernel($inner) => $call,
-            #[cfg(test)]
-            Tcp::Memory(_) => $otherwise,
+            _ => $otherwise,
         }
     };
 }
 
 impl Tcp {
+    /// The socket in an outage that is rehearsed, unless it is in that one already.
+    pub fn rehearsed(self, rehearsal: &Arc<Rehearsal>) -> Self {
+        match self {
+            Self::Rehearsed(old) if old.is_in(rehearsal) => Self::Rehearsed(old),
+            Self::Rehearsed(old) if old.is_through() => old.into_inner().rehearsed(rehearsal),
+            other => Self::Rehearsed(Box::new(Rehearsed::new(other, rehearsal))),
+        }
+    }
+
+    /// Lets what is due in a rehearsed outage go its way; of any other socket nothing is.
+    #[inline]
+    pub fn drive(&mut self, context: &mut Context<'_>) {
+        if let Self::Rehearsed(tcp) = self {
+            tcp.drive(context);
+        }
+    }
+
+    /// The socket itself.
+    fn bare(&self) -> &Self {
+        match self {
+            Self::Rehearsed(tcp) => tcp.inner().bare(),
+            other => other,
+        }
+    }
+
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        each!(self, tcp => tcp.peer_addr())
+        match self.bare() {
+            Self::Kernel(tcp) => tcp.peer_addr(),
+            #[cfg(test)]
+            Self::Memory(tcp) => tcp.peer_addr(),
+            Self::Rehearsed(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        each!(self, tcp => tcp.local_addr())
+        match self.bare() {
+            Self::Kernel(tcp) => tcp.local_addr(),
+            #[cfg(test)]
+            Self::Memory(tcp) => tcp.local_addr(),
+            Self::Rehearsed(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     /// Waits for the first byte and leaves it where it is. False: the peer has ended without one.
@@ -71,36 +110,40 @@ impl Tcp {
             Self::Kernel(tcp) => Ok(tcp.peek(&mut [0]).await? > 0),
             #[cfg(test)]
             Self::Memory(tcp) => tcp.has_first_byte().await,
+            Self::Rehearsed(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
     /// Our end of the bytes.
     pub fn end(&self) -> io::Result<()> {
-        match self {
+        match self.bare() {
             Self::Kernel(tcp) => SockRef::from(tcp).shutdown(Shutdown::Write),
             #[cfg(test)]
             Self::Memory(tcp) => tcp.end(),
+            Self::Rehearsed(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
     /// What the kernel knows of it.
     pub fn info(&self) -> io::Result<TcpInfo> {
-        match self {
+        match self.bare() {
             Self::Kernel(tcp) => kernel::tcp_info(tcp.as_raw_fd()),
             #[cfg(test)]
             Self::Memory(tcp) => Ok(tcp.info()),
+            Self::Rehearsed(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
     /// Its close will be a reset.
     pub fn reset_on_close(&self) -> io::Result<()> {
-        match self {
+        match self.bare() {
             Self::Kernel(tcp) => socket::reset_on_close(tcp),
             #[cfg(test)]
             Self::Memory(tcp) => {
                 tcp.reset_on_close();
                 Ok(())
             }
+            Self::Rehearsed(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -116,15 +159,19 @@ impl Tcp {
 
     /// The kernel's socket, for TLS. Error `Unsupported`: it is none.
     pub fn into_kernels(self) -> io::Result<TcpStream> {
-        kernels!(self, tcp => Ok(tcp), Err(io::ErrorKind::Unsupported.into()))
+        match self {
+            Self::Kernel(tcp) => Ok(tcp),
+            _ => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
-    /// Leaves its runtime. An error means the connection is gone.
+    /// Leaves its runtime. An error means the connection is gone, or is in a rehearsed outage.
     pub fn unbind(self) -> io::Result<Unbound> {
         Ok(match self {
             Self::Kernel(tcp) => Unbound::Kernel(tcp.into_std()?),
             #[cfg(test)]
             Self::Memory(tcp) => Unbound::Memory(tcp),
+            Self::Rehearsed(_) => return Err(io::ErrorKind::Unsupported.into()),
         })
     }
 }
@@ -155,6 +202,15 @@ impl std::os::fd::AsFd for Tcp {
     }
 }
 
+impl rehearsal::Socket for Tcp {
+    /// A tunnel keeps its bytes itself until they are acknowledged.
+    const TAKEN: usize = 0;
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        kernels!(self, tcp => Some(tcp.as_fd()), None)
+    }
+}
+
 impl From<TcpStream> for Tcp {
     fn from(tcp: TcpStream) -> Self {
         Self::Kernel(tcp)
@@ -164,14 +220,14 @@ impl From<TcpStream> for Tcp {
 impl AsyncRead for Tcp {
     #[inline]
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        each!(self.get_mut(), tcp => Pin::new(tcp).poll_read(context, buffer))
+        each!(self.get_mut(), tcp => Pin::new(&mut *tcp).poll_read(context, buffer))
     }
 }
 
 impl AsyncWrite for Tcp {
     #[inline]
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        each!(self.get_mut(), tcp => Pin::new(tcp).poll_write(context, bytes))
+        each!(self.get_mut(), tcp => Pin::new(&mut *tcp).poll_write(context, bytes))
     }
 
     #[inline]
@@ -180,7 +236,7 @@ impl AsyncWrite for Tcp {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        each!(self.get_mut(), tcp => Pin::new(tcp).poll_write_vectored(context, slices))
+        each!(self.get_mut(), tcp => Pin::new(&mut *tcp).poll_write_vectored(context, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -188,10 +244,10 @@ impl AsyncWrite for Tcp {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self.get_mut(), tcp => Pin::new(tcp).poll_flush(context))
+        each!(self.get_mut(), tcp => Pin::new(&mut *tcp).poll_flush(context))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self.get_mut(), tcp => Pin::new(tcp).poll_shutdown(context))
+        each!(self.get_mut(), tcp => Pin::new(&mut *tcp).poll_shutdown(context))
     }
 }

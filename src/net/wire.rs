@@ -5,6 +5,7 @@
 use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use rustls::Connection;
@@ -14,6 +15,7 @@ use tokio_rustls::{client, server};
 
 use super::identity::Identity;
 use super::kernel::TcpInfo;
+use super::rehearsal::Rehearsal;
 use super::stream::Stream;
 use super::tcp::{Tcp, Unbound};
 
@@ -76,6 +78,17 @@ impl Wire {
             Stream::Memory(socket) => Ok(Self::plain(Tcp::Memory(socket))),
             other => Err(other),
         }
+    }
+
+    /// The connection in an outage that is rehearsed, unless it is in that one already.
+    pub fn rehearsed(self, rehearsal: &Arc<Rehearsal>) -> Self {
+        Self { tcp: self.tcp.rehearsed(rehearsal), ..self }
+    }
+
+    /// Lets what is due in a rehearsed outage go its way; of any other connection nothing is.
+    #[inline]
+    pub fn drive(&mut self, context: &mut Context<'_>) {
+        self.tcp.drive(context);
     }
 
     fn new(tcp: Tcp, tls: Option<Connection>, identity: Option<Identity>) -> Self {

@@ -2,14 +2,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::config::{self, Config};
 use crate::lifecycle::Clients;
+use crate::link::drill;
 use crate::listener::{Arrivals, Owner};
 use crate::metrics::{Metrics, Mode};
 use crate::net::tls::ClientTls;
 use crate::upstream::{self, Files, Reread, Surroundings, Wing};
+
+/// Names longer than this are nobody's slip of the pen, in bytes.
+const COMPARED_MAX: usize = 256;
 
 /// By name.
 #[derive(Default)]
@@ -136,10 +139,39 @@ impl Upstreams {
         self.running.values().chain(&self.leaving).for_each(|upstream| upstream.woken());
     }
 
-    /// For so long the links of an upstream, or of all, are neither read nor written.
-    pub fn cut_silently(&self, upstream: Option<&str>, time: Duration) {
-        let which = |(name, _): &(&String, _)| upstream.is_none_or(|wanted| wanted == name.as_str());
-        self.running.iter().filter(which).for_each(|(_, upstream)| upstream.cut_silently(time));
+    /// Begins or ends a drill of one upstream. Returns what is done, for people. Errors: why not.
+    pub fn drill(&self, upstream: &str, asked: drill::Asked) -> Result<String, String> {
+        let wing = self.running.get(upstream).ok_or_else(|| self.unknown(upstream))?;
+        match asked {
+            drill::Asked::Begin(order) => wing.drill(order),
+            drill::Asked::Stop => wing.stop_drill(),
+        }
+    }
+
+    /// The same for each upstream in tunnel mode, for people.
+    pub fn drill_tunnels(&self, order: drill::Order) -> Vec<String> {
+        let tunnels = self.running.values().filter(|upstream| upstream.status().metrics.mode == Mode::Tunnel);
+        tunnels.map(|upstream| upstream.drill(order).unwrap_or_else(|why| why)).collect()
+    }
+
+    /// Ends every drill.
+    pub fn stop_drills(&self) {
+        for upstream in self.running.values().chain(&self.leaving) {
+            let _ = upstream.stop_drill();
+        }
+    }
+
+    /// That there is no such upstream, with the name that was meant, if one is near.
+    pub fn unknown(&self, upstream: &str) -> String {
+        let distance = |name: &&String| strsim::damerau_levenshtein(&name.to_lowercase(), &upstream.to_lowercase());
+        // What is compared takes time by the product of the lengths; no name is so long.
+        let names = self.running.keys().filter(|_| upstream.len() <= COMPARED_MAX);
+        match names.min_by_key(|name| (distance(name), (*name).clone())) {
+            Some(near) if distance(&near) <= (near.len() / 3).max(1) => {
+                format!("there is no upstream {upstream}; is {near} meant?")
+            }
+            _ => format!("there is no upstream {upstream}"),
+        }
     }
 
     /// How many links an upstream has.

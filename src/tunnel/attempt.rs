@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -10,8 +11,10 @@ use thiserror::Error;
 use super::claims::Failure;
 use crate::config::{Address, Endpoint};
 use crate::link::dial::{self, DialError, DialOptions};
+use crate::link::drill;
 use crate::link::resolve::Resolver;
 use crate::metrics::DialOutcome;
+use crate::net::rehearsal::Rehearsal;
 use crate::net::wire::Wire;
 use crate::session::hello::{Answer, HelloError};
 
@@ -52,9 +55,17 @@ pub struct Target {
     pub known_as: Option<Address>,
 }
 
-/// Resolves, connects, and makes TLS.
-pub async fn connect(target: Target, options: DialOptions, resolver: Resolver) -> Result<Connected, DialError> {
-    let options = DialOptions { known_as: target.known_as, ..options };
+/// Resolves, connects, and makes TLS. `rehearsal`: the outage that the way leads into.
+pub async fn connect(
+    target: Target,
+    options: DialOptions,
+    resolver: Resolver,
+    rehearsal: Option<Arc<Rehearsal>>,
+) -> Result<Connected, DialError> {
+    let mut options = DialOptions { known_as: target.known_as, ..options };
+    if let Some(rehearsal) = &rehearsal {
+        options.connect_timeout = drill::pass(rehearsal, &target.endpoint.name, options.connect_timeout).await?;
+    }
     let dialled = dial::dial(&target.endpoint, &options, &resolver).await?;
     let wire = Wire::from_stream(dialled.stream).map_err(|_| DialError::Refused {
         endpoint: target.endpoint.name.clone(),
@@ -62,13 +73,6 @@ pub async fn connect(target: Target, options: DialOptions, resolver: Resolver) -
         source: io::ErrorKind::Unsupported.into(),
     })?;
     Ok(Connected { wire, address: dialled.address, rtt: dialled.connect_rtt })
-}
-
-/// A dial that begins while the cable is out: like a lost SYN it comes to nothing, within the time it has.
-pub async fn in_the_dark(target: Target, within: Duration) -> Result<Connected, DialError> {
-    tokio::time::sleep(within).await;
-    let (endpoint, address) = (target.endpoint.name, "a rehearsed outage".to_owned());
-    Err(DialError::Timeout { endpoint, address, stage: dial::Stage::Connect, within })
 }
 
 /// Says `hello` and reads the answer, not a byte more.

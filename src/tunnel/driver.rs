@@ -177,7 +177,6 @@ pub struct Driver {
     /// Streams whose sockets are to be looked at: whoever is behind them may be gone.
     stirred: Vec<u32>,
     next_look: Option<Instant>,
-    blackhole: Option<Instant>,
 }
 
 impl Driver {
@@ -221,7 +220,6 @@ impl Driver {
             next_sweep: None,
             stirred: Vec::new(),
             next_look: None,
-            blackhole: None,
         }
     }
 
@@ -390,12 +388,6 @@ impl Driver {
         self.ready.poke();
     }
 
-    /// As if the cable were out until then: the link is neither read nor written.
-    pub fn blackhole(&mut self, until: Instant) {
-        self.blackhole = Some(until);
-        self.ready.poke();
-    }
-
     /// Sends a beat now, however short the silence: this machine was suspended, and no timer knows of it.
     pub fn ask_at_once(&mut self) {
         if let Some(connection) = &mut self.connection {
@@ -542,10 +534,6 @@ impl Driver {
 
     fn timers(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
         let mut busy = false;
-        if self.blackhole.is_some_and(|until| now >= until) {
-            self.blackhole = None;
-            busy = true;
-        }
         if self.read_again.is_some_and(|at| now >= at) {
             self.read_again = None;
             busy = true;
@@ -562,7 +550,7 @@ impl Driver {
             self.look_at_sockets(now);
         }
         let pulse = self.connection.as_ref().map(|connection| connection.pulse.next_deadline());
-        let others = [self.next_sweep, self.next_look, self.read_again, self.send_again, self.blackhole];
+        let others = [self.next_sweep, self.next_look, self.read_again, self.send_again];
         let due = others.into_iter().chain([pulse]).flatten().min();
         let due = due.unwrap_or(now + Duration::from_secs(3600));
         // A deadline that has moved away is looked at when the timer rings: setting it for every byte would cost more.

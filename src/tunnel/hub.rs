@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::Handle;
@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use super::slot::{Client, Place, Slot, order};
 use crate::clock;
 use crate::config;
+use crate::link::drill::{self, Drill};
 use crate::link::resolve::Resolver;
 use crate::listener::Arrived;
 use crate::listener::client::Socket;
@@ -310,9 +311,24 @@ impl Hub {
         self.tell_all(order::RETRY);
     }
 
-    /// For so long no link is read or written, as if the cables were out.
-    pub fn cut_silently(&self, time: Duration) {
-        self.slots.load().iter().for_each(|slot| slot.cut_silently(time));
+    /// Rehearses an outage on the first link that is up. Returns what is done, for people. Errors: why not.
+    pub fn drill(&self, order: drill::Order) -> Result<String, String> {
+        let slots = self.slots.load();
+        let slot = |id| slots.iter().find(|slot| slot.id == id && !slot.leaving.load(Ordering::Acquire));
+        let (link, endpoint) = drill::first_up(&self.status, |id| slot(id).is_some())?;
+        let Some(slot) = slot(link) else { return Err(format!("link {link} of {} has just gone", self.name)) };
+        let streams = slot.streams.load(Ordering::Relaxed);
+        let drill = Drill::begin(&self.status, link, endpoint, order)?;
+        let told = drill.told(&format!("its {streams} stream{}", if streams == 1 { "" } else { "s" }));
+        slot.drill(drill);
+        Ok(told)
+    }
+
+    /// Ends the drill that runs. Returns what ended, for people. Errors: none runs.
+    pub fn stop_drill(&self) -> Result<String, String> {
+        let ended = drill::stop(&self.status)?;
+        self.slots.load().iter().for_each(|slot| slot.wake.notify_one());
+        Ok(ended)
     }
 }
 

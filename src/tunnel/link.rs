@@ -4,6 +4,7 @@
 //! tells the world.
 
 mod clients;
+mod drill;
 mod session;
 mod tell;
 
@@ -23,6 +24,7 @@ use super::slot::{Slot, order};
 use crate::clock;
 use crate::config::{self, Beats, Endpoint};
 use crate::link::dial::{DialError, DialOptions};
+use crate::link::drill::Drill;
 use crate::link::sleep_until_or_never;
 use crate::metrics::{CloseReason, DialOutcome, LossReason};
 use crate::session::{GoAwayCode, ResetCode};
@@ -78,8 +80,8 @@ pub struct LinkTask {
     drain: watch::Receiver<Duration>,
     last_error: Option<String>,
     told_waiting: bool,
-    /// A rehearsed outage lasts until then.
-    dark_until: Option<Instant>,
+    /// The outage that is being rehearsed here.
+    drill: Option<Drill>,
 }
 
 impl LinkTask {
@@ -122,7 +124,7 @@ impl LinkTask {
             drain,
             last_error: None,
             told_waiting: false,
-            dark_until: None,
+            drill: None,
         }
     }
 
@@ -131,7 +133,8 @@ impl LinkTask {
         self.step(Input::Tick);
         while self.claims.state() != State::Closed {
             self.show();
-            let due = [self.claims.next_deadline(), self.move_at, self.cut_at].into_iter().flatten().min();
+            let drill = self.drill.as_ref().map(|drill| drill.rehearsal().until());
+            let due = [self.claims.next_deadline(), self.move_at, self.cut_at, drill].into_iter().flatten().min();
             tokio::select! {
                 biased;
                 event = self.driver.next() => self.event(event),
@@ -207,14 +210,8 @@ impl LinkTask {
         let resolver = self.hub.resolver.clone();
         let way = Way::new(self.named(&target.endpoint));
         self.ways.insert(id, way);
-        let dark = self.dark_until.is_some_and(|until| until > clock::now());
-        let task = async move {
-            let connected = match dark {
-                true => attempt::in_the_dark(target, options.connect_timeout).await,
-                false => attempt::connect(target, options, resolver).await,
-            };
-            (id, Done::Connected(connected))
-        };
+        let rehearsal = self.rehearsal_at(&target.endpoint);
+        let task = async move { (id, Done::Connected(attempt::connect(target, options, resolver, rehearsal).await)) };
         let handle = self.tasks.spawn(of_process(task));
         self.running.insert(id, handle);
     }
@@ -265,11 +262,14 @@ impl LinkTask {
         let known = self.known.as_ref().filter(|_| !new_session);
         let told = session::hello(&settings, known, epoch, received);
         let token = self.hub.credentials.token.load_full();
-        let Connected { wire, address, rtt } = connected;
+        let Connected { mut wire, address, rtt } = connected;
         let mut took = Duration::ZERO;
         if let Some(way) = self.ways.get_mut(&id) {
             (way.address, way.rtt) = (address, rtt);
             took = way.took;
+        }
+        if let Some(way) = self.ways.get(&id) {
+            wire = self.in_drill(&way.endpoint, wire);
         }
         let (hello, binding) = match (told, wire.binding()) {
             (Some(hello), Ok(binding)) => (hello, binding),
@@ -384,18 +384,17 @@ impl LinkTask {
         if orders & order::RETRY != 0 {
             self.step(Input::Retry);
         }
-        if let Some(time) = self.slot.take_blackhole() {
-            let until = clock::now() + time;
-            self.dark_until = Some(until);
-            self.driver.blackhole(until);
-            self.tell_drill(time);
+        if let Some(drill) = self.slot.take_drill() {
+            self.begin_drill(drill);
         }
+        self.end_drill();
         self.take_clients();
         self.end_when_drained();
     }
 
     fn timers(&mut self) {
         let now = clock::now();
+        self.end_drill();
         if self.move_at.is_some_and(|at| now >= at) {
             self.move_at = None;
             self.move_on(LossReason::Aged);

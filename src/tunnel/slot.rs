@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
 use super::hub::Hub;
+use crate::link::drill::Drill;
 use crate::listener::client::Socket;
 use crate::listener::waiting::Waits;
 use crate::net::descriptors::Held;
@@ -74,7 +75,7 @@ pub struct Slot {
     /// `None`: its link is over, and nobody looks here any more.
     clients: Mutex<Option<Vec<Client>>>,
     orders: AtomicU8,
-    blackhole: Mutex<Option<Duration>>,
+    drill: Mutex<Option<Drill>>,
 }
 
 impl Slot {
@@ -89,7 +90,7 @@ impl Slot {
             most: AtomicUsize::new(usize::MAX),
             clients: Mutex::new(Some(Vec::new())),
             orders: AtomicU8::new(0),
-            blackhole: Mutex::default(),
+            drill: Mutex::default(),
         })
     }
 
@@ -149,13 +150,13 @@ impl Slot {
         self.orders.swap(0, Ordering::AcqRel)
     }
 
-    /// For so long the link is neither read nor written, as if its cable were out.
-    pub fn cut_silently(&self, time: Duration) {
-        *self.blackhole.lock().unwrap_or_else(PoisonError::into_inner) = Some(time);
+    /// Brings a drill, for the link to go through.
+    pub fn drill(&self, drill: Drill) {
+        *self.drill.lock().unwrap_or_else(PoisonError::into_inner) = Some(drill);
         self.wake.notify_one();
     }
 
-    pub fn take_blackhole(&self) -> Option<Duration> {
-        self.blackhole.lock().unwrap_or_else(PoisonError::into_inner).take()
+    pub fn take_drill(&self) -> Option<Drill> {
+        self.drill.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

@@ -6,6 +6,7 @@ use super::{Files, Reread, Wing};
 use crate::config;
 use crate::direct::in_use::Order;
 use crate::direct::keeper::Direct;
+use crate::link::drill;
 use crate::listener::Arrivals;
 use crate::net::tls::ClientTls;
 use crate::status::UpstreamStatus;
@@ -58,6 +59,15 @@ impl Wing for Direct {
     }
 
     fn remove(&self) {
+        let _ = self.pool.stop_drill();
         Direct::remove(self);
+    }
+
+    fn drill(&self, order: drill::Order) -> Result<String, String> {
+        self.pool.drill(order)
+    }
+
+    fn stop_drill(&self) -> Result<String, String> {
+        self.pool.stop_drill()
     }
 }

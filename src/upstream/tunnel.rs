@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Files, Reread, Wing};
 use crate::config;
+use crate::link::drill;
 use crate::link::resolve::Resolver;
 use crate::listener::Arrivals;
 use crate::net::tls::ClientTls;
@@ -139,10 +140,15 @@ impl Wing for Tunnel {
     }
 
     fn remove(&self) {
+        let _ = self.hub.stop_drill();
         self.stop.cancel();
     }
 
-    fn cut_silently(&self, time: Duration) {
-        self.hub.cut_silently(time);
+    fn drill(&self, order: drill::Order) -> Result<String, String> {
+        self.hub.drill(order)
+    }
+
+    fn stop_drill(&self) -> Result<String, String> {
+        self.hub.stop_drill()
     }
 }

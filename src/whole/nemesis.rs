@@ -15,7 +15,9 @@ use super::tap::foreign_hello;
 use crate::clock;
 use crate::config::Beats;
 use crate::gateway::Gateway;
+use crate::link::drill::Order;
 use crate::net::memory::{self, Cut, Habits, USERS, net};
+use crate::net::rehearsal::Kind;
 use crate::session::hello::{self, Hello, SessionId, Token};
 use crate::tunnel::slot::order;
 
@@ -236,10 +238,19 @@ impl Nemesis {
                 });
             }
             19 => {
-                self.counts.one("nemesis: drill");
-                // Nothing ends one before its time.
-                let spell = self.spell().min(self.until.saturating_duration_since(clock::now()));
-                near.hub.cut_silently(spell);
+                let time = self.spell().min(self.until.saturating_duration_since(clock::now()));
+                let late = Duration::from_millis(self.random.u64(1..2_000));
+                let kind = [Kind::Blackhole, Kind::Reset, Kind::Delay(late)][self.random.usize(0..3)];
+                // One that has another drill, or no link up, is left alone.
+                if near.hub.drill(Order { kind, time }).is_ok() {
+                    self.counts.one(match kind {
+                        Kind::Blackhole => "nemesis: drill, black hole",
+                        Kind::Reset => "nemesis: drill, reset",
+                        Kind::Delay(_) => "nemesis: drill, delay",
+                    });
+                } else if self.random.bool() {
+                    let _ = near.hub.stop_drill();
+                }
             }
             20 => self.weather(),
             21 => self.stranger(gateway),

@@ -10,6 +10,7 @@ use crate::config::{Beat, InUse};
 use crate::direct::carry::Carry;
 use crate::direct::carry_lines;
 use crate::direct::client::Place as ClientPlace;
+use crate::direct::in_use::Origin;
 use crate::direct::line::LineMode;
 use crate::metrics::{CloseReason, Label, LinkState, LossReason, UpstreamMetrics};
 use crate::status::Event;
@@ -28,9 +29,14 @@ impl Pool {
             }
         };
         let by_line = self.line_mode();
-        let registered = self.in_use.register(stream.tcp_fd(), opened.stream.tcp_fd(), opened.sustained);
+        let origin = Origin::new(opened.link, &opened.endpoint.name);
+        let registered = self.in_use.register(stream.tcp_fd(), opened.stream.tcp_fd(), opened.sustained, origin);
         if !self.looked_after.swap(true, Ordering::AcqRel) {
             self.keeper.notify_one();
+        }
+        // A drill that began before this connection was registered has not found it.
+        if let Some(rehearsal) = self.status.rehearsal_of(opened.link, &opened.endpoint.name) {
+            registered.carried.rehearse(&rehearsal);
         }
         let Opened { stream: upstream, mut tie, .. } = opened;
         tie.prove();

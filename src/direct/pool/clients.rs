@@ -78,7 +78,7 @@ impl Pool {
     async fn dial_for_waiting(self: Arc<Self>) {
         let opened = {
             let _counted = Dialling(&self);
-            self.open().await
+            self.open(0).await
         };
         // Whom it was dialled for waits on if it failed, for a link.
         let Ok(opened) = opened else { return };

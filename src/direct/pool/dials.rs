@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::{Alive, Pool};
 use crate::config::Endpoint;
 use crate::link::dial::{self, DialError, DialOptions};
+use crate::link::drill;
 use crate::metrics::DialOutcome;
 use crate::net::descriptors::{Descriptors, Held};
 use crate::net::stream::Stream;
@@ -15,6 +16,8 @@ use crate::net::stream::Stream;
 pub struct Opened {
     pub stream: Stream,
     pub endpoint: Endpoint,
+    /// The link it was dialled for; 0: none.
+    pub link: u64,
     pub address: Option<SocketAddr>,
     pub rtt: Duration,
     pub at: Instant,
@@ -45,22 +48,22 @@ enum Dial {
 pub(super) struct Dialling<'a>(pub(super) &'a Pool);
 
 impl Pool {
-    /// A dial, counted among those under way: for a link of the pool.
-    pub async fn dial(self: Arc<Self>, only: Option<Endpoint>) -> Result<Opened, DialError> {
+    /// A dial, counted among those under way: for this link of the pool.
+    pub async fn dial(self: Arc<Self>, only: Option<Endpoint>, link: u64) -> Result<Opened, DialError> {
         self.queue().dialling += 1;
         let _counted = Dialling(&self);
         match only {
-            Some(endpoint) => self.open_at(endpoint).await,
-            None => self.open().await,
+            Some(endpoint) => self.open_at(endpoint, link).await,
+            None => self.open(link).await,
         }
     }
 
-    /// Tries the endpoints in order; the error is the last one's.
-    pub(super) async fn open(self: &Arc<Self>) -> Result<Opened, DialError> {
+    /// Tries the endpoints in order; the error is the last one's. `link`: 0 if it is for none.
+    pub(super) async fn open(self: &Arc<Self>, link: u64) -> Result<Opened, DialError> {
         let order = self.endpoints().order();
         let mut last = None;
         for endpoint in order {
-            match self.open_at(endpoint).await {
+            match self.open_at(endpoint, link).await {
                 Ok(opened) => return Ok(opened),
                 Err(error) => last = Some(error),
             }
@@ -72,18 +75,25 @@ impl Pool {
         }))
     }
 
-    async fn open_at(self: &Arc<Self>, endpoint: Endpoint) -> Result<Opened, DialError> {
+    async fn open_at(self: &Arc<Self>, endpoint: Endpoint, link: u64) -> Result<Opened, DialError> {
         let settings = self.current();
-        let options = DialOptions::new(&settings, self.tls.load_full());
+        let mut options = DialOptions::new(&settings, self.tls.load_full());
         let mut tie = self.tie(&endpoint);
         let started = Instant::now();
-        match dial::dial(&endpoint, &options, &self.resolver).await {
+        let dialled = async {
+            if let Some(rehearsal) = self.status.rehearsal_of(link, &endpoint.name) {
+                options.connect_timeout = drill::pass(&rehearsal, &endpoint.name, options.connect_timeout).await?;
+            }
+            dial::dial(&endpoint, &options, &self.resolver).await
+        };
+        match dialled.await {
             Ok(dialled) => {
                 tie.dial = Dial::Connected;
                 self.status.metrics.dial_duration.observe(started.elapsed().as_secs_f64());
                 Ok(Opened {
                     tie,
                     endpoint,
+                    link,
                     stream: dialled.stream,
                     address: dialled.address,
                     rtt: dialled.connect_rtt,

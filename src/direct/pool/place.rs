@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
 use super::Client;
+use crate::link::drill::Drill;
 
 /// Orders to a link, as bits.
 pub mod order {
@@ -24,13 +25,14 @@ pub struct Place {
     pub worker: usize,
     pub wake: Notify,
     given: Mutex<Option<Client>>,
+    drill: Mutex<Option<Drill>>,
     orders: AtomicU8,
 }
 
 impl Place {
     pub(super) fn new(id: u64, worker: usize) -> Arc<Self> {
-        let (wake, given, orders) = (Notify::new(), Mutex::new(None), AtomicU8::new(0));
-        Arc::new(Self { id, worker, wake, given, orders })
+        let (wake, given, drill, orders) = (Notify::new(), Mutex::new(None), Mutex::new(None), AtomicU8::new(0));
+        Arc::new(Self { id, worker, wake, given, drill, orders })
     }
 
     /// Called with the queue locked, so that a link that withdraws knows whether it has a client.
@@ -41,6 +43,16 @@ impl Place {
 
     pub fn take_given(&self) -> Option<Client> {
         self.given.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Brings a drill, for the link to go through.
+    pub fn drill(&self, drill: Drill) {
+        *self.drill.lock().unwrap_or_else(PoisonError::into_inner) = Some(drill);
+        self.wake.notify_one();
+    }
+
+    pub fn take_drill(&self) -> Option<Drill> {
+        self.drill.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     pub fn tell(&self, order: u8) {

@@ -1,6 +1,7 @@
 //! The link itself: reading, writing, and judging the connection at hand.
 
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use super::{Driver, Event, PIECE, Reading, with_scratch};
 use crate::config::Beats;
 use crate::link::heartbeat::Delivery;
 use crate::metrics::LossReason;
+use crate::net::rehearsal::Rehearsal;
 use crate::net::wire::Wire;
 use crate::session::Violation;
 use crate::tunnel::pulse::{Death, Pulse, Verdict};
@@ -102,9 +104,29 @@ fn rto_max(beats: &Beats) -> Duration {
 }
 
 impl Driver {
+    /// The connection at hand goes through a rehearsed outage.
+    pub fn rehearse(&mut self, rehearsal: &Arc<Rehearsal>) {
+        self.connection = self.connection.take().map(|connection| {
+            let Connection { wire, .. } = connection;
+            Connection { wire: wire.rehearsed(rehearsal), ..connection }
+        });
+        self.ready.poke();
+    }
+
+    /// Resets the connection at hand, and takes it for lost.
+    pub fn reset_wire(&mut self, why: &str) {
+        if let Some(connection) = &self.connection {
+            let _ = connection.wire.reset_on_close();
+            self.failed(&io::Error::new(io::ErrorKind::ConnectionReset, why));
+            self.ready.poke();
+        }
+    }
+
     /// Reads the link once and acts upon what came. True if something did.
     pub(super) fn read_link(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
-        if self.frozen || self.connection.is_none() || self.blackhole.is_some() {
+        let Some(connection) = &mut self.connection else { return false };
+        connection.wire.drive(context);
+        if self.frozen {
             return false;
         }
         if let Err(later) = self.session.may_read(now) {
@@ -176,9 +198,6 @@ impl Driver {
 
     /// Gives the link what it takes, and reads local sockets for it. True if something moved.
     pub(super) fn write_link(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
-        if self.blackhole.is_some() {
-            return false;
-        }
         let Some(connection) = self.connection.as_ref().filter(|connection| connection.broken.is_none()) else {
             return false;
         };

@@ -159,6 +159,7 @@ impl LinkTask {
         settings.streams = settings.streams.min(known.streams);
         self.slot.takes(settings.streams);
         self.driver.retune(settings);
+        let wire = self.in_drill(&way.endpoint, wire);
         match self.driver.attach(wire, welcome.welcome.received, Vec::new(), way.rtt) {
             Ok(again) => {
                 if frozen {

@@ -288,11 +288,6 @@ impl LinkTask {
         );
     }
 
-    pub(super) fn tell_drill(&self, time: Duration) {
-        tracing::warn!(upstream = self.hub.name, link = self.slot.id, ?time, "drill: the link is cut silently");
-        self.event_of("drill", None, None, format!("the link is cut silently for {time:?}, on request"));
-    }
-
     pub(super) fn tell_gone(&mut self, gone: Gone, streams: usize) {
         let text = match gone {
             Gone::Unknown => "the gateway has restarted and does not know the session any more",

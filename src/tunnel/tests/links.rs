@@ -1,6 +1,8 @@
 //! Links that come, leave, and are told to go.
 
 use super::*;
+use crate::link::drill::Order;
+use crate::net::rehearsal::Kind;
 use crate::session::hello::Token;
 use crate::upstream::{self, Files, Surroundings};
 
@@ -146,7 +148,7 @@ async fn dials_that_others_take_the_place_of_are_counted() {
     let stage = Stage::set_with(|_| {}, hurried).await;
     stage.is_up().await;
     let mut client = stage.carried().await;
-    stage.hub.cut_silently(Duration::from_secs(4));
+    stage.hub.drill(Order { kind: Kind::Blackhole, time: Duration::from_secs(4) }).expect("a link is up");
     let timeouts = || stage.hub.status.metrics.dials[DialOutcome::Timeout.index()].get();
     eventually("it is counted", || timeouts() > 0).await;
     assert_eq!(say(&mut client, b"healed").await, b"healed");

@@ -33,14 +33,12 @@ impl Engine {
         let mut daemon = Command::new(program("setpriv"));
         daemon.args(["--pdeathsig", "TERM", "--"]).arg(program("nsenter"));
         daemon.arg(format!("--net={}", network.path().display())).arg(program("dockerd"));
-        for (option, name) in [
-            ("--data-root", "data"),
-            ("--exec-root", "exec"),
-            ("--pidfile", "pid"),
-            ("--config-file", "daemon.json"),
-        ] {
+        for (option, name) in
+            [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid"), ("--config-file", "daemon.json")]
+        {
             daemon.arg(option).arg(at(name));
         }
+        daemon.args(["--log-level", "warn"]);
         daemon.arg("--host").arg(format!("unix://{}", at("sock").display())).stdin(Stdio::null());
         daemon.stdout(log.try_clone().expect("cloned")).stderr(log);
         let daemon = daemon.spawn().expect("the engine can be started");

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use serde_json::Value;
+use tempfile::TempDir;
+
 use super::engine::Engine;
 use crate::common::program::{directory, program, succeeded};
 
@@ -22,22 +25,45 @@ pub fn dockerfile() -> String {
     std::fs::read_to_string(source("deploy/Dockerfile")).expect("readable")
 }
 
-/// everlink as the image has it: optimised, stripped, linked statically. Under the profile `counted`, which is nearly
-/// `release` and sooner built; `.ci/run` has built most of it already.
+/// everlink as the image has it: optimised, stripped, linked statically. The library is that of the profile `counted`, which is
+/// nearly `release`, and which `.ci/run` has built already to count instructions; only the program is linked here.
 fn binary() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| source("target"), PathBuf::from);
+    static BUILT: OnceLock<(PathBuf, TempDir)> = OnceLock::new();
+    let (path, _) = BUILT.get_or_init(|| {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(["rustc", "--locked", "--profile", "counted", "--bin", "everlink", "--target-dir"]).arg(&target);
-        cargo.args(["--", "-C", "target-feature=+crt-static", "-C", "strip=symbols"]);
+        cargo.args(["build", "--locked", "--profile", "counted", "--example", "instructions"]);
+        cargo.args(["--message-format", "json"]).current_dir(source("."));
         for flags in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS"] {
             cargo.env_remove(flags);
         }
-        let output = cargo.current_dir(source(".")).output().expect("cargo");
+        let output = cargo.output().expect("cargo");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        target.join("counted/everlink")
-    })
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        let told: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+
+        let directory = directory();
+        let path = directory.path().join("everlink");
+        let mut rustc = Command::new("rustc");
+        rustc.current_dir(source(".")).args(["--edition", "2024", "--crate-name", "everlink", "src/main.rs"]);
+        rustc.args(["-C", "opt-level=3", "-C", "target-feature=+crt-static", "-C", "strip=symbols", "-o"]).arg(&path);
+        let library =
+            told.iter().filter(|one| one["target"]["name"] == "everlink" && one["target"]["kind"][0] == "lib");
+        let files = library.filter_map(|one| one["filenames"].as_array()).flatten().filter_map(Value::as_str);
+        let library = files.filter(|file| file.ends_with(".rlib")).last().expect("the library").to_owned();
+        rustc.arg("--extern").arg(format!("everlink={library}"));
+        // Beside it when it is a dependency, above when it is what was asked for.
+        let beside = Path::new(&library).parent().expect("a directory");
+        for place in [beside.to_owned(), beside.join("deps")] {
+            rustc.arg("-L").arg(format!("dependency={}", place.display()));
+        }
+        let native = told.iter().filter_map(|one| one["linked_paths"].as_array()).flatten().filter_map(Value::as_str);
+        native.for_each(|place| {
+            rustc.args(["-L", place]);
+        });
+        succeeded(&mut rustc);
+        (path, directory)
+    });
+    path
 }
 
 /// Makes everlink's image by the last stage of its Dockerfile; the stage before it is replaced by one that holds what is
@@ -60,7 +86,12 @@ pub fn everlink(engine: &Engine) {
 
 /// `redis-server`, `redis-cli` and a shell, as far as the official image has them.
 pub fn redis(engine: &Engine) {
-    of_programs(engine, REDIS, &["redis-server", "redis-cli"], &["CMD [\"redis-server\"]"]);
+    of_programs(
+        engine,
+        REDIS,
+        &["redis-server", "redis-cli"],
+        &["CMD [\"redis-server\", \"--protected-mode\", \"no\"]"],
+    );
 }
 
 pub fn prometheus(engine: &Engine) {

@@ -53,8 +53,7 @@ impl Road {
             let text = fs::read_to_string(&path).expect("readable");
             let changed = text.lines().filter(|line| change(line).is_some()).count();
             assert!(changed > 0, "nothing to hurry in {name}");
-            let text: Vec<String> =
-                text.lines().map(|line| change(line).unwrap_or_else(|| line.to_owned())).collect();
+            let text: Vec<String> = text.lines().map(|line| change(line).unwrap_or_else(|| line.to_owned())).collect();
             fs::write(path, text.join("\n") + "\n").expect("written");
         };
         edit("prometheus.yml", &|line| line.split_once("_interval: ").map(|(key, _)| format!("{key}_interval: 1s")));
@@ -230,14 +229,21 @@ fn an_outage_is_survived_seen_and_alerted_on() {
     let losses = || {
         let (_, body) = road.engine.get(SIDECAR, "/metrics");
         let samples = Samples::parse(&body);
-        samples.0.iter().filter(|(name, _)| name.starts_with("everlink_link_losses_total{")).map(|(_, n)| n).sum::<f64>()
+        samples
+            .0
+            .iter()
+            .filter(|(name, _)| name.starts_with("everlink_link_losses_total{"))
+            .map(|(_, n)| n)
+            .sum::<f64>()
     };
     assert_eq!(losses(), 0.0, "the edit cost a link");
 
     // The gateway leaves the network, until Prometheus has told.
     let outage = road.outage();
     wait_until("the link is down", || road.metric("everlink_upstream_up{upstream=\"site\"}") == 0.0);
-    wait_until("the alert", || road.firing().is_some_and(|firing| firing.iter().any(|name| name == "EverlinkLinkDown")));
+    wait_until("the alert", || {
+        road.firing().is_some_and(|firing| firing.iter().any(|name| name == "EverlinkLinkDown"))
+    });
     assert_eq!(sidecar.health(), "healthy");
     outage.end();
     echoes.flow();

@@ -3,6 +3,7 @@
 
 pub mod process;
 pub mod program;
+pub mod prometheus;
 pub mod server;
 pub mod sockets;
 

@@ -46,7 +46,7 @@ pub fn user() -> u32 {
 }
 
 /// The Debian package that brings each program the tests start.
-const PACKAGES: [(&str, &str); 14] = [
+const PACKAGES: [(&str, &str); 16] = [
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
     ("redis-benchmark", "redis-tools"),
@@ -57,6 +57,8 @@ const PACKAGES: [(&str, &str); 14] = [
     ("memcached", "memcached"),
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
+    ("prometheus-alertmanager", "prometheus-alertmanager"),
+    ("amtool", "prometheus-alertmanager"),
     ("setpriv", "util-linux"),
     ("unshare", "util-linux"),
     ("prlimit", "util-linux"),

@@ -6,13 +6,11 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use everlink::metrics::{Metrics, Mode};
-use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::common::program::{Daemon, Program, Samples, command, directory, free_port, get, wait_until};
+use crate::common::program::{Program, Samples, command, directory, get, wait_until};
+use crate::common::prometheus::Prometheus;
 use crate::common::server::{Server, echo};
 
 /// What the page on the design promises and direct mode can produce, with the suffixes of histograms left out.
@@ -67,79 +65,6 @@ const PROCESS_NAMES: [&str; 7] = [
 ];
 
 const TEXT: &str = "text/plain; version=0.0.4";
-
-/// A Prometheus that scrapes every second: each target under a job of its own.
-struct Prometheus {
-    server: Daemon,
-    address: SocketAddr,
-    _directory: TempDir,
-}
-
-impl Prometheus {
-    fn scraping(jobs: &[(&str, SocketAddr)]) -> Self {
-        let directory = directory();
-        let mut config = "global: { scrape_interval: 1s, scrape_timeout: 1s }\nscrape_configs:\n".to_owned();
-        for (job, target) in jobs {
-            config += &format!("  - job_name: {job}\n    static_configs: [{{ targets: [\"{target}\"] }}]\n");
-        }
-        let file = directory.path().join("prometheus.yml");
-        std::fs::write(&file, config).expect("written");
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let mut server = command("prometheus");
-        server.arg(format!("--config.file={}", file.display()));
-        server.arg(format!("--storage.tsdb.path={}", directory.path().join("data").display()));
-        server.arg(format!("--web.listen-address={address}")).arg("--log.level=warn");
-        let ready = || get(address, "/-/ready", "*/*").is_ok_and(|(code, _)| code == 200);
-        let server = Daemon::start(&mut server, &directory.path().join("log")).until_ready(ready);
-        Self { server, address, _directory: directory }
-    }
-
-    fn api(&self, path: &str) -> Value {
-        let (code, body) = get(self.address, path, "*/*").expect("Prometheus answers");
-        assert_eq!(code, 200, "{body}");
-        let answer: Value = serde_json::from_str(&body).expect("JSON");
-        assert_eq!(answer["status"], "success", "{body}");
-        answer["data"].clone()
-    }
-
-    /// An instant query: the value of each series found. `query` must need no escape in a URL but for the braces.
-    fn query(&self, query: &str) -> Vec<f64> {
-        let escaped: String = query
-            .bytes()
-            .map(|byte| match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' => char::from(byte).to_string(),
-                _ => format!("%{byte:02X}"),
-            })
-            .collect();
-        let data = self.api(&format!("/api/v1/query?query={escaped}"));
-        let results = data["result"].as_array().expect("a vector");
-        results.iter().map(|one| one["value"][1].as_str().expect("text").parse().expect("a number")).collect()
-    }
-
-    /// The health and the last error of a job's target.
-    fn health(&self, job: &str) -> (String, String) {
-        let data = self.api("/api/v1/targets");
-        let targets = data["activeTargets"].as_array().expect("targets");
-        // None yet, right after the start.
-        let target = targets.iter().find(|target| target["labels"]["job"] == job);
-        let text = |name: &str| target.and_then(|target| target[name].as_str()).unwrap_or_default().to_owned();
-        (text("health"), text("lastError"))
-    }
-
-    fn until_healthy(&self, job: &str) {
-        let mut last = Default::default();
-        let deadline = std::time::Instant::now() + crate::common::PATIENCE;
-        while std::time::Instant::now() < deadline {
-            last = self.health(job);
-            match last.0.as_str() {
-                "up" => return,
-                "down" => break,
-                _ => std::thread::sleep(Duration::from_millis(50)),
-            }
-        }
-        panic!("target {job} is {last:?}; {}", self.server.said());
-    }
-}
 
 /// Serves everlink's metrics in the older text format: newer Prometheus servers ask for OpenMetrics first, and this one
 /// cannot be told otherwise.

@@ -264,7 +264,6 @@ fn an_outage_is_survived_seen_and_alerted_on() {
     let bytes = echoes.end();
     println!("{bytes} bytes there and back");
     let told = app.log();
-    println!("{told}");
     assert!(!told.contains("LOST"), "{told}");
     for reason in ["upstream_reset", "resume_expired", "gateway_restarted", "error"] {
         let closed = format!("everlink_connections_closed_total{{reason=\"{reason}\",upstream=\"site\"}}");

@@ -115,7 +115,6 @@ fn as_anyone_with_nothing_to_write_to_it_finds_others_by_name_reloads_and_drains
         ping(&mut client());
         drop(stays);
         assert_eq!(sidecar.exit_code(), 0, "{}", sidecar.log());
-        println!("{}", sidecar.log());
     }
 }
 

@@ -33,8 +33,14 @@ fn binary() -> &'static Path {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.args(["build", "--locked", "--profile", "counted", "--example", "instructions"]);
         cargo.args(["--message-format", "json"]).current_dir(source("."));
-        for flags in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS"] {
-            cargo.env_remove(flags);
+        // What this cargo tells its tests would have build scripts run again for that one.
+        let of_package = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+        let flags = ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS"];
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            if flags.contains(&name.as_str()) || of_package.iter().any(|start| name.starts_with(start)) {
+                cargo.env_remove(name);
+            }
         }
         let output = cargo.output().expect("cargo");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -14,6 +14,7 @@ mod table;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -159,6 +160,9 @@ pub struct ProbeArgs {
     pub what: Probe,
     #[command(flatten)]
     pub at: UrlArgs,
+    /// Ask again until the answer is yes, for at most so long: holds up whoever waits for a start.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub wait: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -185,6 +189,11 @@ pub struct RetryArgs {
     pub upstream: String,
     #[command(flatten)]
     pub admin: AdminArgs,
+}
+
+/// A duration as in the configuration, `30s`.
+fn time(text: &str) -> Result<Duration, String> {
+    crate::config::duration(text).map_err(|error| error.to_string())
 }
 
 /// The command given, `run` if none was. Prints help or what is wrong with the usage, and exits, if that is what
@@ -246,8 +255,11 @@ mod tests {
         let check = CheckArgs { file: "a.toml".into(), against: Some("http://h:1".to_owned()) };
         assert_eq!(parsed("everlink check a.toml --against http://h:1").unwrap(), Command::Check(check));
         let at = UrlArgs { url: Some("http://h:1".to_owned()) };
-        let probe = ProbeArgs { what: Probe::Started, at: at.clone() };
-        assert_eq!(parsed("everlink probe started --url http://h:1").unwrap(), Command::Probe(probe));
+        let probe = |wait| Command::Probe(ProbeArgs { what: Probe::Started, at: at.clone(), wait });
+        assert_eq!(parsed("everlink probe started --url http://h:1").unwrap(), probe(None));
+        let waiting = parsed("everlink probe started --url http://h:1 --wait 1500ms").unwrap();
+        assert_eq!(waiting, probe(Some(Duration::from_millis(1500))));
+        assert!(parsed("everlink probe started --wait 5").unwrap_err().to_string().contains("\"5s\""));
         let status = StatusArgs { at, watch: true };
         assert_eq!(parsed("everlink status --watch --url http://h:1").unwrap(), Command::Status(status));
         assert_eq!(parsed("everlink demo").unwrap(), Command::Demo(RunArgs { config: "config.toml".into() }));

@@ -255,6 +255,8 @@ fn fault_11_a_server_that_does_not_read_is_kept_until_it_is_dead() {
     cut.heal();
 
     everlink.until_up("test", 2);
+    // Of many at once three lines a second are told.
+    assert!(everlink.log().contains("connection in use was dead"), "{}", everlink.log());
     let mut client = net.client(LISTENER);
     let again = fill(&mut client);
     assert!(filled.iter().all(|bytes| *bytes > 100_000) && again > 100_000);

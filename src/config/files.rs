@@ -138,8 +138,7 @@ impl Files {
         }
     }
 
-    /// Looks into the files of one upstream, or of the gateway. `texts`: keys and values of the CA's, the certificate's,
-    /// the key's.
+    /// Looks into the files of one upstream. `texts`: keys and values of the CA's, the certificate's, the key's.
     pub fn inspect(
         &mut self,
         reader: &mut Reader<'_>,
@@ -151,6 +150,17 @@ impl Files {
             return;
         }
         self.inspected.push(tls.clone());
+        self.tell(reader, tls::inspect(tls), texts, header);
+    }
+
+    /// Tells what was found in such files, at the places that name them.
+    pub fn tell(
+        &mut self,
+        reader: &mut Reader<'_>,
+        found: Result<Vec<tls::Notice>, tls::Fault>,
+        texts: [(&str, &Option<Text>); 3],
+        header: &Range<usize>,
+    ) {
         let of = |file| {
             let (key, text) = match file {
                 tls::File::Ca | tls::File::ClientCa => texts[0],
@@ -170,7 +180,7 @@ impl Files {
             };
             (span, message)
         };
-        match tls::inspect(tls) {
+        match found {
             Ok(notices) => {
                 for notice in notices {
                     let (span, message) = told(notice.file, &notice.message);

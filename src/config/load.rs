@@ -306,6 +306,14 @@ mod tests {
     }
 
     #[test]
+    fn of_garbage_the_first_mistakes_are_told_and_no_list_that_is_closed_further_on() {
+        let told = lines(&"= 1\n".repeat(1000));
+        assert!((100..=200).contains(&told.len()), "{told:#?}");
+        let told = lines(&format!("a = [\n{}]\n", "b c,\n".repeat(1000)));
+        assert!(!told.is_empty() && told.iter().all(|line| !line.contains("never closed")), "{told:#?}");
+    }
+
+    #[test]
     fn of_a_long_text_that_is_not_toml_the_first_mistake_is_told() {
         let long = format!("{A}{}pool.size = \nretry = 5\n= 7\n", "# so long\n".repeat(10_000));
         let told = lines(&long);

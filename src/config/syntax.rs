@@ -66,6 +66,10 @@ impl Readable {
         let mut from = 0;
         for _ in 0..RETRIES {
             let (_, errors) = DeTable::parse_recoverable(&readable.text[from..]);
+            if errors.len() > MISTAKES_MAX {
+                readable.cut(source, from, &errors);
+                break;
+            }
             // Of all mistakes only this one makes the parser leave the rest of the file alone.
             let stop = errors.iter().find(|error| error.message().starts_with(NO_VALUE));
             let Some(stop) = stop.and_then(Error::span) else { break };
@@ -83,6 +87,15 @@ impl Readable {
         readable
     }
 
+    /// Leaves off what follows the last mistake that is told, so that garbage is read once and not twice.
+    fn cut(&mut self, source: &Source, from: usize, errors: &[Error]) {
+        let mut starts: Vec<usize> = errors.iter().filter_map(Error::span).map(|span| from + span.start).collect();
+        starts.sort_unstable();
+        if let Some(last) = starts.get(MISTAKES_MAX) {
+            self.text.truncate(source.range_of(source.line_of(*last)).end);
+        }
+    }
+
     /// The tree, and everything wrong with the syntax.
     pub fn parse(&self, source: &Source) -> Parsed<'_> {
         let (tree, errors) = DeTable::parse_recoverable(&self.text);
@@ -93,7 +106,10 @@ impl Readable {
         let open = |mistake: &Mistake| {
             ["unclosed array,", "unclosed inline table,"].iter().any(|start| mistake.message.starts_with(start))
         };
-        if let Some(at) = mistakes.iter().position(open) {
+        if lost_from.is_some() && !self.text.is_empty() {
+            // It may be closed in what was cut off.
+            mistakes.retain(|mistake| !open(mistake));
+        } else if let Some(at) = mistakes.iter().position(open) {
             let unclosed = mistakes.remove(at);
             let opened = opening(tree.get_ref(), unclosed.span.start).unwrap_or(unclosed.span.clone());
             mistakes.retain(|mistake| mistake.span.start < opened.start);

@@ -93,7 +93,6 @@ pub struct Registered {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     pub open: usize,
-    pub dead: usize,
     /// Clients that are dead.
     pub vanished: usize,
     pub idle: usize,
@@ -151,7 +150,6 @@ impl InUse {
             carried.sustain(heartbeat);
             seen.received |= carried.received.swap(false, Ordering::Relaxed);
             if tcp && carried.upstream.is_dead(lived, heartbeat) {
-                seen.dead += 1;
                 carried.tell(Order::Dead);
             } else if tcp && carried.client.is_dead(lived, heartbeat) {
                 seen.vanished += 1;

@@ -183,14 +183,6 @@ impl Keeper {
         if seen.received {
             self.pool.status.metrics.last_received.set(crate::metrics::unix_now());
         }
-        if seen.dead > 0 {
-            tracing::warn!(
-                upstream = self.pool.name,
-                connections = seen.dead,
-                "connections in use were dead and are reset"
-            );
-            self.record("dead_in_use", format!("{} connections in use were dead", seen.dead));
-        }
         if seen.vanished > 0 {
             tracing::info!(
                 upstream = self.pool.name,

@@ -83,7 +83,7 @@ fn a_link_that_is_killed_fires_an_alert_that_reaches_the_pager_and_is_taken_back
     let address = orders.address;
     let everlink = Program::start(&format!(
         "[upstreams.orders]\nlisten = \"127.0.0.1:0\"\nendpoints = [\"{address}\"]\n\
-         heartbeat = {{ interval = \"500ms\", timeout = \"300ms\", send = \"ping\", expect = \"pong\" }}\n\
+         heartbeat = {{ interval = \"1s\", timeout = \"3s\", send = \"ping\", expect = \"pong\" }}\n\
          retry = {{ initial = \"100ms\", max = \"500ms\" }}\n"
     ));
     everlink.until_up("orders", 2);
@@ -91,10 +91,9 @@ fn a_link_that_is_killed_fires_an_alert_that_reaches_the_pager_and_is_taken_back
     let (_server, alertmanager, _place) = alertmanager(pager.address);
     let prometheus = prometheus(everlink.http(), alertmanager);
     prometheus.until_healthy("everlink");
-    let firing = || prometheus.query("ALERTS{alertstate=\"firing\"}").len();
+    let firing = || prometheus.query("ALERTS{alertstate=\"firing\",upstream=\"orders\"}").len();
     wait_until("it is seen to be up", || prometheus.query("everlink_upstream_up") == [1.0]);
-    // Before the first scrape there is no everlink.
-    wait_until("nothing fires", || firing() == 0);
+    assert_eq!(firing(), 0, "nothing is wrong yet");
 
     drop(orders);
     let down = "ALERTS{alertname=\"EverlinkLinkDown\",alertstate=\"firing\",upstream=\"orders\",severity=\"critical\"}";

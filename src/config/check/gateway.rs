@@ -9,9 +9,8 @@ use crate::config::listeners::GATEWAY;
 use crate::config::read::{Layer, Text};
 use crate::config::report::{Basis, Problem};
 use crate::config::units::show_size;
-use crate::config::{
-    Address, Beats, ClientCertificate, Endpoint, Gateway, GatewayLimits, ListenAddress, Resume, ServerTls, Tls, address,
-};
+use crate::config::{Address, Beats, Endpoint, Gateway, GatewayLimits, ListenAddress, Resume, ServerTls, address};
+use crate::net::tls::server;
 
 const LISTENERS_MAX: usize = 16;
 /// It is told in the Welcome, with one byte of length.
@@ -159,11 +158,8 @@ impl Check<'_, '_> {
             client_ca_file: path(&ca.value),
         };
         if usable {
-            // A pair and a CA are judged alike, whichever end they are for.
-            let pair = ClientCertificate { cert_file: tls.cert_file.clone(), key_file: tls.key_file.clone() };
-            let files = Tls { ca_file: tls.client_ca_file.clone(), client: Some(pair), ..Tls::default() };
             let texts = [(keys[0], &ca.value), (keys[1], &cert.value), (keys[2], &key.value)];
-            self.files.inspect(self.reader, &files, texts, &header);
+            self.files.tell(self.reader, server::inspect(&tls), texts, &header);
         }
         Some(tls)
     }

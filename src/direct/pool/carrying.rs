@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use super::dials::{Opened, Tie};
 use super::{Client, Pool};
@@ -12,6 +12,7 @@ use crate::direct::carry_lines;
 use crate::direct::client::Place as ClientPlace;
 use crate::direct::line::LineMode;
 use crate::metrics::{CloseReason, Label, LinkState, LossReason, UpstreamMetrics};
+use crate::status::Event;
 
 impl Pool {
     /// Joins a client to a connection. Must be called on the runtime the connection belongs to.
@@ -76,6 +77,24 @@ impl Carrying {
         let metrics = self.place.pool.status.metrics.clone();
         self.reason = carry(metrics).await;
     }
+
+    /// A client has lost something, which neither it nor the server can explain. Of many at once a few are told.
+    fn tell_of_death(&self) {
+        let (pool, endpoint) = (&self.place.pool, &self.tie.endpoint.name);
+        if !pool.may_tell(Instant::now()) {
+            return;
+        }
+        let duration = self.since.elapsed();
+        tracing::warn!(upstream = pool.name, endpoint, ?duration, "connection in use was dead: its client is reset");
+        pool.status.record(Event {
+            at: SystemTime::now(),
+            kind: "dead_in_use",
+            link: None,
+            endpoint: Some(endpoint.clone()),
+            reason: Some(LossReason::Heartbeat),
+            text: "a connection in use was dead, its client was reset".to_owned(),
+        });
+    }
 }
 
 impl Drop for Carrying {
@@ -88,6 +107,7 @@ impl Drop for Carrying {
         if self.reason == CloseReason::Dead {
             pool.status.metrics.lose(LossReason::Heartbeat);
             pool.endpoint_series.with(&self.tie.endpoint.name, |metrics| metrics.losses.inc());
+            self.tell_of_death();
         }
         tracing::debug!(
             upstream = pool.name,

@@ -55,7 +55,7 @@ fn binary() -> &'static Path {
         let library =
             told.iter().filter(|one| one["target"]["name"] == "everlink" && one["target"]["kind"][0] == "lib");
         let files = library.filter_map(|one| one["filenames"].as_array()).flatten().filter_map(Value::as_str);
-        let library = files.filter(|file| file.ends_with(".rlib")).last().expect("the library").to_owned();
+        let library = files.rev().find(|file| file.ends_with(".rlib")).expect("the library").to_owned();
         rustc.arg("--extern").arg(format!("everlink={library}"));
         // Beside it when it is a dependency, above when it is what was asked for.
         let beside = Path::new(&library).parent().expect("a directory");

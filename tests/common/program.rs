@@ -46,7 +46,7 @@ pub fn user() -> u32 {
 }
 
 /// The Debian package that brings each program the tests start.
-const PACKAGES: [(&str, &str); 16] = [
+const PACKAGES: &[(&str, &str)] = &[
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
     ("redis-benchmark", "redis-tools"),
@@ -62,7 +62,12 @@ const PACKAGES: [(&str, &str); 16] = [
     ("setpriv", "util-linux"),
     ("unshare", "util-linux"),
     ("prlimit", "util-linux"),
+    ("nsenter", "util-linux"),
     ("socat", "socat"),
+    ("docker", "docker.io"),
+    ("dockerd", "docker.io"),
+    ("docker-compose", "docker-compose"),
+    ("busybox", "busybox-static"),
 ];
 
 /// The path of a program. Debian keeps those of PostgreSQL out of `PATH`, by version. One that is missing fails the test

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -99,14 +99,12 @@ impl Namespace {
 
     /// Runs `act` on a thread inside; sockets and threads it makes stay inside.
     pub fn run<R: Send>(&self, act: impl FnOnce() -> R + Send) -> R {
-        let inside = || {
-            let path = format!("/run/netns/{}", self.name);
-            let namespace = File::open(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
-                .unwrap_or_else(|error| panic!("cannot enter {path}: {error}; this test must run as root"));
-            act()
-        };
-        std::thread::scope(|scope| scope.spawn(inside).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        inside(&self.path(), act)
+    }
+
+    /// By which others can enter it.
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from("/run/netns").join(&self.name)
     }
 
     /// A command that will run inside. Its process is the program itself, not a wrapper.
@@ -258,6 +256,18 @@ impl Cut<'_> {
         drop(second);
         healed
     }
+}
+
+/// Runs `act` on a thread inside the network namespace that this file stands for; sockets it makes stay inside.
+pub fn inside<R: Send>(path: &Path, act: impl FnOnce() -> R + Send) -> R {
+    let there = || {
+        let shown = path.display();
+        let namespace = File::open(path).unwrap_or_else(|error| panic!("{shown}: {error}"));
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+            .unwrap_or_else(|error| panic!("cannot enter {shown}: {error}; this test must run as root"));
+        act()
+    };
+    std::thread::scope(|scope| scope.spawn(there).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Waits for a condition that nobody tells of.

@@ -28,6 +28,9 @@ use crate::net::rehearsal::Rehearsal;
 /// How many events an upstream remembers.
 const EVENTS_KEPT: usize = 50;
 
+/// Why the last link of an upstream ends that is removed, or that a drain has no more clients for.
+pub const LET_GO: &str = "let go";
+
 /// The whole process.
 pub struct Status {
     pub metrics: Metrics,

@@ -44,6 +44,8 @@ fn fault_62_a_drain_serves_on_and_ends_when_nobody_has_been_there_for_a_while() 
         assert!(took >= Duration::from_millis(400) && took < Duration::from_secs(8), "{took:?}");
         eventually("told once", || program.logged("everlink has stopped") == 1);
         assert!(program.errors().is_empty(), "{:?}", program.errors());
+        // No outage: nobody is to be paged for it.
+        assert_eq!((program.logged("upstream let go"), program.logged("upstream down")), (1, 0));
     }
 }
 

@@ -298,10 +298,10 @@ impl Keeper {
     }
 
     async fn leave(mut self) {
+        self.pool.close();
         for place in self.places.values() {
             place.tell(order::STOP);
         }
-        self.pool.close();
         while self.links.join_next().await.is_some() {}
         let limit = *self.drain.borrow();
         let gone = async {

@@ -28,7 +28,7 @@ use crate::link::resolve::Resolver;
 use crate::listener::waiting::Waiting;
 use crate::metrics::EndpointSeries;
 use crate::net::tls::ClientTls;
-use crate::status::{Status, UpstreamStatus};
+use crate::status::{LET_GO, Status, UpstreamStatus};
 
 pub use dials::{Opened, Tie};
 pub use place::{Place, order};
@@ -69,6 +69,8 @@ pub struct Pool {
     answering: AtomicBool,
     /// This server speaks before it is spoken to.
     speaks_first: AtomicBool,
+    /// The upstream goes: that its last link ends is no trouble.
+    leaving: AtomicBool,
     next_link: AtomicU64,
     /// Why a link was last lost, for the record of the outage.
     last_trouble: ArcSwap<String>,
@@ -123,6 +125,7 @@ impl Pool {
             clients: AtomicUsize::new(0),
             answering: AtomicBool::new(false),
             speaks_first: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             next_link: AtomicU64::new(1),
             last_trouble: ArcSwap::from_pointee("not connected yet".to_owned()),
             scout: AtomicU64::new(0),
@@ -318,7 +321,10 @@ impl Drop for Alive {
     fn drop(&mut self) {
         let mut alive = self.0.alive.lock().unwrap_or_else(PoisonError::into_inner);
         *alive = alive.saturating_sub(1);
-        if *alive == 0 {
+        if *alive == 0 && self.0.leaving.load(Ordering::Relaxed) {
+            self.0.status.set_alive(false, LET_GO);
+            tracing::info!(upstream = self.0.name, "upstream {LET_GO}");
+        } else if *alive == 0 {
             let reason = self.0.last_trouble.load();
             self.0.status.set_alive(false, &reason);
             tracing::warn!(upstream = self.0.name, "upstream down: {reason}");

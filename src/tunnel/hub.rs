@@ -4,7 +4,7 @@
 //! them, and the first session that stands takes them.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -24,7 +24,7 @@ use crate::metrics::{EndpointSeries, Label, RefuseReason};
 use crate::net::descriptors::Descriptors;
 use crate::net::tls::ClientTls;
 use crate::session::hello::Token;
-use crate::status::{Event, Status, UpstreamStatus};
+use crate::status::{Event, LET_GO, Status, UpstreamStatus};
 
 /// What an upstream's files hold.
 #[derive(Default)]
@@ -50,6 +50,8 @@ pub struct Hub {
     waiting: Mutex<Waiting<Client>>,
     clients: AtomicUsize,
     alive: Mutex<HashMap<String, usize>>,
+    /// The upstream goes: that its last link ends is no trouble.
+    leaving: AtomicBool,
     pub endpoint_series: EndpointSeries,
     last_trouble: ArcSwap<String>,
 }
@@ -83,6 +85,7 @@ impl Hub {
             slots: ArcSwap::default(),
             clients: AtomicUsize::new(0),
             alive: Mutex::default(),
+            leaving: AtomicBool::new(false),
             endpoint_series: EndpointSeries::new(&process.metrics, settings),
             last_trouble: ArcSwap::from_pointee("not connected yet".to_owned()),
         })
@@ -287,6 +290,7 @@ impl Hub {
 
     /// The upstream goes: nobody waits any more, nobody is let in.
     pub fn close(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
         let clients = self.waiting().close();
         clients.into_iter().for_each(|client| self.refuse(client));
     }
@@ -344,7 +348,10 @@ impl Drop for Alive {
             alive.remove(&self.endpoint);
             hub.endpoint_series.with(&self.endpoint, |metrics| metrics.up.set(0));
         }
-        if alive.is_empty() {
+        if alive.is_empty() && hub.leaving.load(Ordering::Relaxed) {
+            hub.status.set_alive(false, LET_GO);
+            tracing::info!(upstream = hub.name, "upstream {LET_GO}");
+        } else if alive.is_empty() {
             let reason = hub.last_trouble.load();
             hub.status.set_alive(false, &reason);
             tracing::warn!(upstream = hub.name, "upstream down: {reason}");

@@ -113,6 +113,7 @@ impl Pool {
 
     /// The upstream goes: nobody waits any more, nobody is let in.
     pub fn close(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
         let waiting = {
             let mut queue = self.queue();
             queue.ready.clear();

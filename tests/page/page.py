@@ -149,6 +149,12 @@ def outage(browser):
         says(page, "#u-chat .log li", "dial failed")
         assert client.broken is None, client.broken
 
+        # A rehearsed outage is called that, so that nobody looks for its cause.
+        near.ask("drill", "site", "delay", "--for", "1m", "--by", "20ms")
+        says(page, "#causes", r"site\s+– a drill \(delay by 20 ms\) is on, link 1 to 127\.0\.0\.1:\d+, for another \d+ s")
+        near.ask("drill", "site", "stop")
+        wait_until("no drill on the page", lambda: "drill" not in page.locator("#causes").inner_text())
+
     # Opened after it: from the program's own memory.
         with page_of(browser, near.http) as later:
             says(later, "#u-site .log li", "no beat was answered")

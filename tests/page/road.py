@@ -66,7 +66,7 @@ class Everlink:
         self.start()
 
     def write(self, config):
-        head = f'[http]\nlisten = "127.0.0.1:{self.port}"\n[drain]\ntimeout = "3s"\nquiet = "100ms"\n'
+        head = f'[http]\nlisten = "127.0.0.1:{self.port}"\n[drain]\ntimeout = "3s"\nquiet = "100ms"\n[admin]\nsocket = "{self.place}/admin.sock"\n'
         fresh = self.file.with_suffix(".new")
         fresh.write_text(head + config)
         fresh.chmod(0o600)
@@ -88,6 +88,10 @@ class Everlink:
     def status(self, query=""):
         with urllib.request.urlopen(f"{self.http}/status{query}", timeout=PATIENCE) as answer:
             return json.load(answer)
+
+    def ask(self, *order):
+        """Over the admin socket, by the program's own command."""
+        subprocess.run([program(), *order, "--socket", str(self.place / "admin.sock")], check=True, stdout=subprocess.DEVNULL)
 
     def upstream(self, name):
         return next(u for u in self.status()["upstreams"] if u["name"] == name)

@@ -91,6 +91,10 @@ function drawSummary(s) {
   const causes = down.concat(shaky).slice(0, 3).map(u => ({ key: "u-" + u.name, name: u.name, why: causeWords(u, true), next: telling(u) }));
   const rest = down.length + shaky.length - causes.length;
   if (rest > 0) causes.push({ key: "rest", why: "and " + count(rest) + " more" });
+  for (const u of s.upstreams.filter(u => u.drill)) {
+    const d = u.drill, by = d.by_seconds ? " by " + span(d.by_seconds) : "";
+    causes.push({ key: "drill-" + u.name, name: u.name, why: "a drill (" + d.kind + by + ") is on, link " + d.link + (d.endpoint ? " to " + d.endpoint : "") + ", for another " + span(d.left_seconds) });
+  }
   if (s.draining) causes.push({ key: "drain", why: "everlink is draining: it serves those who are here and is about to leave" });
   if (rejected) causes.push({ key: "reload", why: "The last edit of " + s.config.path + " was rejected " + age(reload.age_seconds) + " ago; generation " + s.config.generation + " stays in force", lines: reload.lines });
   const last = s.upstreams.flatMap(u => u.outages.slice(-1).filter(o => o.until).map(o => ({ u, o, ago: o.from_age_seconds - o.duration_seconds }))).sort((a, b) => a.ago - b.ago)[0];

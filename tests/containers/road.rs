@@ -261,6 +261,14 @@ fn an_outage_is_survived_seen_and_alerted_on() {
     let resumed = "everlink_session_resumes_total{outcome=\"resumed\",upstream=\"site\"}";
     wait_until("resumed again", || road.metric(resumed) == 2.0);
 
+    // A rehearsed outage of the link alone, as the README has it.
+    let told = sidecar.exec(&["/everlink", "drill", "site", "blackhole", "--for", "30s"]);
+    assert!(told.contains("blackhole") && told.contains("link "), "{told}");
+    wait_until("the drill is seen", || losses() >= 3.0);
+    assert!(sidecar.exec(&["/everlink", "drill", "site", "stop"]).contains("blackhole"));
+    echoes.flow();
+    wait_until("resumed after the drill", || road.metric(resumed) == 3.0);
+
     let bytes = echoes.end();
     println!("{bytes} bytes there and back");
     let told = app.log();

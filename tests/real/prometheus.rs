@@ -14,7 +14,7 @@ use crate::common::prometheus::Prometheus;
 use crate::common::server::{Server, echo};
 
 /// What the page on the design promises and direct mode can produce, with the suffixes of histograms left out.
-const NAMES: [&str; 36] = [
+const NAMES: [&str; 37] = [
     "everlink_accept_errors_total",
     "everlink_build_info",
     "everlink_bytes_total",
@@ -29,6 +29,7 @@ const NAMES: [&str; 36] = [
     "everlink_connections_total",
     "everlink_connections_waiting",
     "everlink_detection_budget_seconds",
+    "everlink_drills_active",
     "everlink_endpoint_losses_total",
     "everlink_endpoint_up",
     "everlink_heartbeat_interval_seconds",

@@ -201,7 +201,7 @@ impl<'n> Pod<'n> {
         assert_eq!(*self.context("allowPrivilegeEscalation"), false);
         let _ = writeln!(
             script,
-            "exec chroot {root} /usr/bin/env -i -C /etc/everlink{} /usr/bin/setpriv --reuid {} --regid {} {groups} --inh-caps=-all \
+            "exec chroot {root} /usr/bin/env -i -C /etc/everlink{} /usr/bin/setpriv --reuid {} --regid {} {groups} --pdeathsig keep --inh-caps=-all \
              --ambient-caps=-all --bounding-set=-all --no-new-privs /everlink {}",
             self.environment(),
             number("runAsUser"),

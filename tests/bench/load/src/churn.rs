@@ -82,11 +82,12 @@ pub fn first(args: &Args) {
         }
         sleep_ms(gap);
     }
-    // After them: a connection more, just before, would take one of those that a pool keeps for them.
+    // Apart from them, and from what comes next: it takes one of those connections that a pool keeps ready.
     let control = connect(to, PATIENCE).ok().and_then(|stream| {
         (&stream).write_all(b"E").ok()?;
         rustix::net::sockopt::tcp_congestion(&stream).ok()
     });
+    sleep_ms(gap);
     println!(
         "{{\"connect\":{{{}}},\"ttfb\":{{{}}},\"fails\":{fails},\"control\":\"{}\"}}",
         connects.json(),

@@ -293,13 +293,18 @@ fn nearest(scope: Scope, prefix: &str, name: &str) -> Option<String> {
         return None;
     }
     let lower = name.to_ascii_lowercase().replace('-', "_");
+    let letters = lower.chars().count();
     let mut best: Option<(usize, String)> = None;
     let names = scope.names_in(prefix).into_iter().map(str::to_owned);
     let paths = scope.keys().filter_map(|key| key.name().strip_prefix(prefix)).map(str::to_owned);
     for candidate in names.chain(paths) {
         let spelled = candidate.replace(['.', '-'], "_");
-        let distance = strsim::damerau_levenshtein(&lower, &spelled);
         let allowed = (spelled.len().max(lower.len()) / 3).max(1);
+        // What is so much longer or shorter is at least as far away, and dear to compare.
+        if spelled.len().abs_diff(letters) > allowed {
+            continue;
+        }
+        let distance = strsim::damerau_levenshtein(&lower, &spelled);
         if distance <= allowed && best.as_ref().is_none_or(|(least, _)| distance < *least) {
             best = Some((distance, candidate));
         }

@@ -5,7 +5,7 @@
 
 pub mod descriptors;
 pub mod identity;
-// The one module that may. Every block argues for itself, and all others forbid it.
+// Its folder is the one that may. Every block argues for itself, and all other modules forbid it.
 #[allow(unsafe_code)]
 pub mod kernel;
 #[cfg(test)]

@@ -8,7 +8,7 @@
 mod manager;
 mod notify;
 mod passed;
-mod words;
+mod status_line;
 
 pub use manager::Manager;
 pub use notify::Notifier;

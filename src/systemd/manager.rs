@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use super::notify::Notifier;
-use super::words;
+use super::status_line;
 use crate::config;
 use crate::http::health;
 use crate::net::kernel;
@@ -68,7 +68,7 @@ impl Manager {
         if let Some(watchdog) = &mut self.watchdog {
             watchdog.next = now;
         }
-        self.tell("READY=1", words::how_it_fares(status), now);
+        self.tell("READY=1", status_line::how_it_fares(status), now);
     }
 
     /// A reload that was asked for begins.
@@ -81,7 +81,7 @@ impl Manager {
     /// It is over, whatever came of it.
     pub fn reloaded(&mut self, status: &Status, now: Instant) {
         if self.notifier.is_heard() {
-            self.tell("READY=1", words::how_it_fares(status), now);
+            self.tell("READY=1", status_line::how_it_fares(status), now);
         }
     }
 
@@ -93,7 +93,7 @@ impl Manager {
         let long = drain.timeout + LEAVING > STOPPED_WITHIN;
         self.drain = Some(Extended { next: long.then_some(now) });
         self.due = Some(now);
-        self.tell("STOPPING=1", words::what_it_waits_for(clients), now);
+        self.tell("STOPPING=1", status_line::what_it_waits_for(clients), now);
     }
 
     /// When to [`look`](Self::look).
@@ -108,14 +108,14 @@ impl Manager {
         }
         self.notifier.tell_waiting();
         let line = match &mut self.drain {
-            None => words::how_it_fares(status),
+            None => status_line::how_it_fares(status),
             Some(drain) => {
                 if let Some(next) = drain.next.filter(|next| now >= *next)
                     && self.notifier.mention(&format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros()))
                 {
                     drain.next = Some(next.max(now) + EXTENDED_EVERY);
                 }
-                words::what_it_waits_for(clients())
+                status_line::what_it_waits_for(clients())
             }
         };
         let is_news = self.told.as_ref().is_none_or(|(told, at)| *told != line && now >= *at + TOLD_APART);

@@ -4,23 +4,30 @@
 //! all. Bytes are read straight into the chunk that is sent and kept for replay, and written straight from the buffer that
 //! the link was read into. Owners decide about connections (when to dial, whose claim holds); the driver owns heartbeats,
 //! acknowledgements, credit, fairness and the bounds.
+//!
+//! A turn: [`read`] the link and act upon what [arrived](arrivals), look after the [`streams`] whose sockets are [`ready`],
+//! [`write`] to the link, [`judge`] the connection and [`sweep`] the streams.
 
-mod act;
+mod arrivals;
+mod attach;
+mod connection;
 mod cork;
-mod lull;
+mod delayed_ack;
+mod event;
+mod judge;
+mod local;
 mod passage;
-mod place;
+mod read;
 mod ready;
 mod room;
+mod settings;
+mod streams;
 mod sweep;
-mod wire;
+mod write;
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -28,122 +35,25 @@ use tokio::time::Sleep;
 
 use crate::clock;
 use crate::config::Beats;
-use crate::metrics::{CloseReason, LossReason};
-use crate::net::wire::Wire;
-use crate::session::{GoAwayCode, Limits, RefusalCode, ResetCode, Session, Violation};
-use place::{Place, Reading};
+use crate::metrics::CloseReason;
+use crate::session::{GoAwayCode, Session};
+use connection::Connection;
+use local::LocalSide;
 use ready::Ready;
 use sweep::SWEEP;
-use wire::Connection;
 
-pub use place::Local;
+pub use event::{Event, Observer};
+pub use local::Local;
+pub use settings::{Budget, Settings};
 
 /// Rounds of reading and writing before other tasks run.
 const ROUNDS: usize = 8;
-/// The buffer that links are read into, one for each thread.
-const READ: usize = 256 * 1024;
 /// A gateway's memory is told of changes of this size.
 const WORTH_TELLING: u64 = 64 * 1024;
-/// Under TLS, while others have something to say, data comes in pieces of what the wire encrypts ahead. Pieces of a record
-/// (16 KiB) cost four times the system calls, and a small request gains nothing by them.
-const PIECE: u64 = 64 * 1024;
-
-thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// What a driver goes by; all of it may change while it runs.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    pub beats: Beats,
-    /// A stream that moves no byte for so long is reset; `None`: never.
-    pub idle_timeout: Option<Duration>,
-    /// Unacknowledged bytes kept for replay, and the peer's own bound.
-    pub buffer: u64,
-    pub peer_buffer: u64,
-    /// Bytes of all receiving windows.
-    pub windows: u64,
-    /// Streams at once.
-    pub streams: usize,
-    /// What several sessions share.
-    pub budget: Option<Arc<Budget>>,
-}
-
-/// What the owner has to know of, or to do.
-#[derive(Debug)]
-pub enum Event {
-    /// The connection is gone, or was given up; the streams wait.
-    Lost { reason: LossReason, error: String },
-    /// A beat went unanswered.
-    Suspect,
-    /// It was heard again.
-    Recovered,
-    /// The peer opens a stream: to be [accepted](Driver::accept) or [refused](Driver::refuse).
-    Open { stream: u32, opening: crate::session::Opening },
-    /// The peer has given up a stream that was not accepted yet: to be refused, in whatever way.
-    Cancelled { stream: u32 },
-    /// The peer wants no new streams.
-    GoAway { code: GoAwayCode, retry_after: Duration },
-    /// The peer's heartbeat numbers.
-    Tune(Beats),
-    /// The peer broke the protocol: the session is over.
-    Violation(Violation),
-}
-
-/// Who counts. Called in batches.
-pub trait Observer: Send + Sync {
-    /// Bytes of local connections taken into the session, and given to them.
-    fn moved(&self, sent: u64, received: u64);
-    /// A stream's local connection has ended.
-    fn closed(&self, reason: CloseReason);
-    fn beat_sent(&self);
-    fn beat_missed(&self);
-    fn beat_answered(&self, rtt: Duration);
-    /// The kernel's round trip of a link that is too busy for beats; once in an interval.
-    fn measured(&self, _rtt: Duration) {}
-    /// Bytes came over the link.
-    fn received(&self);
-    fn violation(&self, violation: Violation);
-    /// How many streams there are, and how many bytes the peer has not acknowledged.
-    fn stands(&self, _streams: usize, _unacknowledged: u64) {}
-}
-
-/// Memory that several sessions share, in bytes.
-#[derive(Debug)]
-pub struct Budget {
-    limit: AtomicU64,
-    used: AtomicU64,
-}
-
-impl Budget {
-    pub fn new(limit: u64) -> Self {
-        Self { limit: AtomicU64::new(limit), used: AtomicU64::new(0) }
-    }
-
-    pub fn set_limit(&self, limit: u64) {
-        self.limit.store(limit, Ordering::Relaxed);
-    }
-
-    pub fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    pub fn free(&self) -> u64 {
-        self.limit.load(Ordering::Relaxed).saturating_sub(self.used())
-    }
-
-    fn changed(&self, from: u64, to: u64) {
-        if to >= from {
-            self.used.fetch_add(to - from, Ordering::Relaxed);
-        } else {
-            self.used.fetch_sub(from - to, Ordering::Relaxed);
-        }
-    }
-}
 
 /// See the module.
 pub struct Driver {
-    session: Session<Place>,
+    session: Session<LocalSide>,
     near: bool,
     settings: Settings,
     observer: Arc<dyn Observer>,
@@ -194,7 +104,7 @@ impl Driver {
         let now = clock::now();
         let armed = now + Duration::from_secs(3600);
         Self {
-            session: Session::new(near, limits(&settings), now),
+            session: Session::new(near, settings.limits(), now),
             near,
             settings,
             observer,
@@ -223,190 +133,10 @@ impl Driver {
         }
     }
 
-    // ---- streams ----
-
-    /// Opens a stream for a client. `Err`: this session takes no more.
-    pub fn open(
-        &mut self,
-        service: &str,
-        client: Option<SocketAddr>,
-        local_address: Option<SocketAddr>,
-        hops: u8,
-        local: Local,
-    ) -> Result<u32, Local> {
-        if self.session.is_going_away() {
-            return Err(local);
-        }
-        let now = clock::now();
-        // Its number is known only then, and so is its bell.
-        let place = Place::new(self.ready.bell(0), None, now, self.sweep);
-        match self.session.open(service, client, local_address, hops, place, now) {
-            Ok(stream) => {
-                self.settle(stream, local);
-                Ok(stream)
-            }
-            Err(_) => Err(local),
-        }
-    }
-
-    /// Whether [`open`](Self::open) would take another stream.
-    pub fn can_open(&self) -> bool {
-        !self.session.is_going_away() && self.session.can_open()
-    }
-
-    /// Another stream needs another session.
-    pub fn is_used_up(&self) -> bool {
-        self.session.is_used_up()
-    }
-
-    /// The service of a stream that [`Event::Open`] told of is there. Late answers are dropped.
-    pub fn accept(&mut self, stream: u32, local: Local) {
-        match self.session.get(stream) {
-            Some(place) if place.stream.is_none() && !place.dead => {}
-            Some(place) if place.dead => {
-                self.session.release(stream);
-                return;
-            }
-            _ => return,
-        }
-        self.session.accept(stream);
-        self.settle(stream, local);
-    }
-
-    /// The service of a stream that [`Event::Open`] told of cannot be had.
-    pub fn refuse(&mut self, stream: u32, code: RefusalCode) {
-        match self.session.get(stream) {
-            Some(place) if place.dead => drop(self.session.release(stream)),
-            Some(place) if place.stream.is_none() => drop(self.session.refuse(stream, code)),
-            _ => {}
-        }
-        self.ready.poke();
-    }
-
-    fn settle(&mut self, stream: u32, local: Local) {
-        let bell = self.ready.bell(stream);
-        let Some(place) = self.session.get(stream) else { return };
-        bell.ring();
-        place.bell = bell;
-        place.settle(local);
-        // Accepted clients have their keepalive from the listener.
-        place.sustained = self.near;
-        self.unsustained |= !self.near;
-        if self.unsustained || self.settings.idle_timeout.is_some() {
-            self.next_sweep.get_or_insert_with(|| clock::now() + SWEEP);
-        }
-    }
-
-    /// Streams, those whose service is being dialled included.
-    pub fn streams(&self) -> usize {
-        self.session.streams()
-    }
-
-    /// Ends every stream by a reset, at the local sockets and, if there is still somebody, at the peer. Returns how many.
-    pub fn end_streams(&mut self, code: ResetCode, reason: CloseReason) -> usize {
-        let streams = self.session.ids();
-        for stream in &streams {
-            self.end(*stream, Some(code), reason);
-        }
-        streams.len()
-    }
-
-    // ---- connections ----
-
-    pub fn has_wire(&self) -> bool {
-        self.connection.is_some()
-    }
-
-    /// A beat over the connection at hand is unanswered.
-    pub fn is_suspect(&self) -> bool {
-        self.connection.as_ref().is_some_and(|connection| connection.pulse.is_suspect())
-    }
-
-    /// Stops reading the connection at hand; the kernel keeps what comes. Returns the offset received so far, for a Hello
-    /// or a Welcome.
-    pub fn freeze(&mut self) -> u64 {
-        self.frozen = true;
-        #[cfg(test)]
-        {
-            let broken = crate::session::Broken::current();
-            self.frozen = !broken.no_freeze;
-            if broken.no_duplicate_removal {
-                return self.session.received().saturating_sub(100);
-            }
-        }
-        self.session.received()
-    }
-
-    /// The claim came to nothing: reads on. If the connection has broken meanwhile, that is told now.
-    pub fn thaw(&mut self) {
-        self.frozen = false;
-        if let Some((reason, error)) = self.connection.as_mut().and_then(|connection| connection.broken.take()) {
-            self.lost(reason, error);
-        }
-        self.ready.poke();
-    }
-
-    pub fn is_frozen(&self) -> bool {
-        self.frozen
-    }
-
-    /// Whether a connection may take over whose peer says it has received everything before `received`.
-    pub fn can_resume(&self, received: u64) -> bool {
-        self.session.can_resume(received)
-    }
-
-    /// Gives the connection at hand up, without an event.
-    pub fn drop_wire(&mut self) {
-        self.connection = None;
-        self.rest = Vec::new();
-    }
-
-    /// A new connection takes over, reading allowed. The peer has received everything before `received`; `preface` goes
-    /// out first and is not part of the session (a gateway's Welcome). Returns how many bytes are sent again.
-    /// Errors: the peer's offset cannot be right.
-    pub fn attach(&mut self, wire: Wire, received: u64, preface: Vec<u8>, rtt: Duration) -> Result<u64, Violation> {
-        let told = self.session.received();
-        let again = self.session.resume(received, told)?;
-        self.rest = Vec::new();
-        self.frozen = false;
-        self.session.forget_rtt();
-        self.session.set_rtt(rtt);
-        // A connect's round trip has our own wake-up in it; the kernel's measure has not.
-        if let Some(kernels) = wire.tcp_info().ok().and_then(|info| info.min_rtt) {
-            self.session.set_rtt(kernels);
-        }
-        let connection = Connection::new(wire, &self.settings.beats, preface, rtt, clock::now());
-        self.connection = Some(connection);
-        self.requeue_parked();
-        self.ready.poke();
-        Ok(again)
-    }
-
-    /// The peer's word cannot be right: the connection goes, and the owner hears of it as of any violation.
-    pub fn break_off(&mut self, violation: Violation) {
-        self.violated(violation);
-        self.ready.poke();
-    }
-
-    /// Sends a beat now, however short the silence: this machine was suspended, and no timer knows of it.
-    pub fn ask_at_once(&mut self) {
-        if let Some(connection) = &mut self.connection {
-            connection.pulse.ask_at_once(clock::now());
-        }
-        self.ready.poke();
-    }
-
-    /// Where the connection at hand leads.
-    pub fn peer(&self) -> Option<SocketAddr> {
-        self.connection.as_ref().and_then(|connection| connection.wire.peer())
-    }
-
-    // ---- others ----
-
     /// Takes new numbers in place.
     pub fn retune(&mut self, settings: Settings) {
         let now = clock::now();
-        self.session.retune(limits(&settings));
+        self.session.retune(settings.limits());
         if let Some(connection) = &mut self.connection {
             connection.retune(&settings.beats, now);
         }
@@ -580,25 +310,5 @@ impl Drop for Driver {
     }
 }
 
-fn limits(settings: &Settings) -> Limits {
-    Limits {
-        buffer: settings.buffer,
-        peer_buffer: settings.peer_buffer,
-        windows: settings.windows,
-        streams: settings.streams,
-    }
-}
-
-/// The thread's buffer, for as long as `work` takes.
-fn with_scratch<R>(work: impl FnOnce(&mut [u8]) -> R) -> R {
-    let mut scratch = SCRATCH.take();
-    scratch.resize(READ, 0);
-    let result = work(&mut scratch);
-    SCRATCH.set(scratch);
-    result
-}
-
-#[cfg(test)]
-mod long_path;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Driver;
-use super::place::Reading;
+use super::local::Reading;
 use crate::clock;
 use crate::link::watch::{self, Verdict};
 use crate::metrics::CloseReason;
@@ -47,16 +47,16 @@ impl Driver {
         let mut over = Vec::new();
         self.unsustained = false;
         for stream in self.session.ids() {
-            let Some(place) = self.session.get(stream) else { continue };
-            if !place.sustained && now.saturating_duration_since(place.since) < SWEEP {
+            let Some(side) = self.session.get(stream) else { continue };
+            if !side.sustained && now.saturating_duration_since(side.since) < SWEEP {
                 self.unsustained = true;
-            } else if !place.sustained {
-                place.sustained = true;
-                if let Some(stream) = place.stream.as_ref().filter(|stream| stream.tcp_fd().is_some()) {
+            } else if !side.sustained {
+                side.sustained = true;
+                if let Some(stream) = side.stream.as_ref().filter(|stream| stream.tcp_fd().is_some()) {
                     let _ = socket::apply_keepalive(stream, &Keepalive::LOCAL);
                 }
             }
-            if idle.is_some_and(|idle| sweep.wrapping_sub(place.touched) > idle) {
+            if idle.is_some_and(|idle| sweep.wrapping_sub(side.touched) > idle) {
                 over.push(stream);
             }
         }
@@ -70,8 +70,8 @@ impl Driver {
     /// Bytes went to the stream's socket, or it is read no further: from now on it is looked at once a `timeout`, until its
     /// peer's kernel has all of them and it is read again.
     pub(super) fn stir(&mut self, stream: u32) {
-        let Some(place) = self.session.get(stream) else { return };
-        if !std::mem::replace(&mut place.stirred, true) {
+        let Some(side) = self.session.get(stream) else { return };
+        if !std::mem::replace(&mut side.stirred, true) {
             self.stirred.push(stream);
             if self.next_look.is_none() {
                 self.next_look = Some(clock::now() + self.settings.beats.timeout);
@@ -86,14 +86,14 @@ impl Driver {
         let mut stirred = std::mem::take(&mut self.stirred);
         let mut gone = Vec::new();
         stirred.retain(|stream| {
-            let Some(place) = self.session.get(*stream) else { return false };
-            let unread = matches!(place.reading, Reading::NoCredit | Reading::NoRoom);
-            if unread && place.stream.as_ref().is_some_and(Stream::has_failed) {
+            let Some(side) = self.session.get(*stream) else { return false };
+            let unread = matches!(side.reading, Reading::NoCredit | Reading::NoRoom);
+            if unread && side.stream.as_ref().is_some_and(Stream::has_failed) {
                 gone.push(*stream);
             }
-            place.stirred = match place.stream.as_ref().map(|socket| socket.tcp_info()) {
+            side.stirred = match side.stream.as_ref().map(|socket| socket.tcp_info()) {
                 Some(Ok(info)) => {
-                    let verdict = watch::judge(&info, place.stall.lasts(&info, now), &beats);
+                    let verdict = watch::judge(&info, side.stall.lasts(&info, now), &beats);
                     if verdict == Verdict::Dead {
                         gone.push(*stream);
                     }
@@ -101,7 +101,7 @@ impl Driver {
                 }
                 _ => unread,
             };
-            place.stirred
+            side.stirred
         });
         self.stirred = stirred;
         self.next_look = (!self.stirred.is_empty()).then_some(now + beats.timeout);

@@ -1,5 +1,8 @@
 //! Two drivers over real sockets.
 
+mod long_path;
+
+use std::net::SocketAddr;
 use std::sync::Mutex;
 
 use socket2::SockRef;
@@ -8,12 +11,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::metrics::LossReason;
 use crate::net::stream::Stream;
+use crate::net::wire::Wire;
+use crate::session::{RefusalCode, Violation};
 
 const MS: Duration = Duration::from_millis(1);
 
 #[derive(Default)]
-pub(super) struct Seen {
+struct Seen {
     closed: Mutex<Vec<CloseReason>>,
 }
 
@@ -31,7 +37,7 @@ impl Observer for Seen {
     }
 }
 
-pub(super) fn settings() -> Settings {
+fn settings() -> Settings {
     Settings {
         beats: Beats { interval: 500 * MS, timeout: 300 * MS, misses: 3 },
         idle_timeout: None,

@@ -16,13 +16,13 @@ const TIMES: u32 = 3;
 
 /// What may wait, of one connection.
 #[derive(Debug, Default)]
-pub(super) struct Lull {
+pub(super) struct DelayedAck {
     /// When something was last said, whatever it was.
     said: Option<Instant>,
     wait: Duration,
 }
 
-impl Lull {
+impl DelayedAck {
     /// Something is said now: what may wait goes with it.
     pub fn said(&mut self, now: Instant) {
         self.said = Some(now);
@@ -52,12 +52,12 @@ mod tests {
 
     /// How often something is said within four round trips of 50 ms, if there is always something.
     fn said(least: Duration, rtt: Option<Duration>) -> usize {
-        let (start, mut lull) = (Instant::now(), Lull::default());
+        let (start, mut delayed) = (Instant::now(), DelayedAck::default());
         let mut says = |ms: u32| {
             let now = start + ms * MS;
-            let says = Lull::long(Some(least)).and_then(|least| lull.holds(least, now, || rtt)).is_none();
+            let says = DelayedAck::long(Some(least)).and_then(|least| delayed.holds(least, now, || rtt)).is_none();
             if says {
-                lull.said(now);
+                delayed.said(now);
             }
             says
         };
@@ -74,11 +74,11 @@ mod tests {
 
     #[test]
     fn what_is_said_for_another_reason_takes_it_along() {
-        let (start, mut lull) = (Instant::now(), Lull::default());
-        assert_eq!(lull.holds(30 * MS, start, || None), None);
-        lull.said(start);
-        assert_eq!(lull.holds(30 * MS, start + 9 * MS, || unreachable!()), Some(start + 10 * MS));
-        lull.said(start + 9 * MS);
-        assert_eq!(lull.holds(30 * MS, start + 10 * MS, || unreachable!()), Some(start + 19 * MS));
+        let (start, mut delayed) = (Instant::now(), DelayedAck::default());
+        assert_eq!(delayed.holds(30 * MS, start, || None), None);
+        delayed.said(start);
+        assert_eq!(delayed.holds(30 * MS, start + 9 * MS, || unreachable!()), Some(start + 10 * MS));
+        delayed.said(start + 9 * MS);
+        assert_eq!(delayed.holds(30 * MS, start + 10 * MS, || unreachable!()), Some(start + 19 * MS));
     }
 }

@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::tests::{Seen, settings};
 use super::*;
+use crate::clock;
 use crate::net::memory::{self, Habits, NEAR, Tap, USERS, net};
 use crate::net::stream::Stream;
 

@@ -42,8 +42,8 @@ pub(super) enum Reading {
     Over,
 }
 
-/// What the session keeps with each stream.
-pub(super) struct Place {
+/// What the session keeps with each stream: the socket behind it, once there is one.
+pub(super) struct LocalSide {
     /// `None`: the service is being dialled.
     pub stream: Option<Stream>,
     guard: Option<Box<dyn Any + Send>>,
@@ -66,9 +66,9 @@ pub(super) struct Place {
     pub stall: Stall,
 }
 
-impl Place {
+impl LocalSide {
     pub fn new(bell: Bell, local: Option<Local>, now: Instant, sweep: u32) -> Self {
-        let mut place = Self {
+        let mut side = Self {
             stream: None,
             guard: None,
             bell,
@@ -84,9 +84,9 @@ impl Place {
             stall: Stall::default(),
         };
         if let Some(local) = local {
-            place.settle(local);
+            side.settle(local);
         }
-        place
+        side
     }
 
     /// The socket is there.

@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use super::files::UPSTREAM_ROLES;
 use super::*;
 use crate::http::example;
 

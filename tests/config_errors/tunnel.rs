@@ -73,6 +73,25 @@ config.toml: 3 errors"#,
 }
 
 #[test]
+fn a_forward_that_lets_nobody_in_is_worth_a_warning() {
+    let forward = |listen: &str| {
+        let more = "accept_proxy_protocol = [\"10.0.0.0/8\"]";
+        site("").replace("listen = \"127.0.0.1:5432\"", &format!("listen = {listen}\n{more}"))
+    };
+    // The token's own is not looked at here.
+    let told = |listen: &str| -> Vec<String> {
+        fine(&forward(listen)).1.into_iter().filter(|line| line.contains("accept_proxy_protocol")).collect()
+    };
+    assert!(told("\"127.0.0.1:5432\"").is_empty());
+    assert_eq!(
+        told("[\"127.0.0.1:5432\", \"unix:/run/pg.sock\"]"),
+        [
+            "config.toml:8:25: `accept_proxy_protocol` turns away every client of unix:/run/pg.sock: they come from no network"
+        ]
+    );
+}
+
+#[test]
 fn a_direct_upstream_with_the_keys_of_a_tunnel() {
     same(
         &told(chat("resume = { buffer = \"1MiB\" }\nlimits.windows = \"64MiB\"\ntoken_file = \"/run/token\"")),

@@ -7,7 +7,7 @@ use crate::config::keys::{Mode, Scope};
 use crate::config::read::{Got, Layer, Text};
 use crate::config::report::{Basis, Problem};
 use crate::config::units::show_size;
-use crate::config::{Address, Endpoint, Forward, Resume, Tunnel};
+use crate::config::{Address, Endpoint, Forward, ListenAddress, Resume, Tunnel};
 
 /// Plenty of doors for one link, and a bound on what a file can ask to be bound.
 const FORWARDS_MAX: usize = 256;
@@ -190,12 +190,25 @@ impl Check<'_, '_> {
                 self.reader.error(&text.span, format!("`service` {} {wrong}", text.quoted()), SERVICE_FORM);
             }
             let service = service.value.map(|text| text.value).unwrap_or_default();
-            forwards.push((index, Forward { listen, service, accept_proxy_protocol: self.networks(&layer) }));
+            let accept_proxy_protocol = self.networks(&layer);
+            self.unix_beside_networks(&layer, &listen, &accept_proxy_protocol);
+            forwards.push((index, Forward { listen, service, accept_proxy_protocol }));
         }
         forwards.sort_by(|(_, a), (_, b)| order(a).cmp(&order(b)));
         let places: Vec<usize> = forwards.iter().map(|(index, _)| *index).collect();
         self.reader.reorder(&format!("{}forwards.", layer.path), &places);
         forwards.into_iter().map(|(_, forward)| forward).collect()
+    }
+
+    /// A client of a unix socket comes from no network, so that none of them is let in.
+    fn unix_beside_networks(&mut self, layer: &Layer<'_, '_>, listen: &[ListenAddress], networks: &[IpNet]) {
+        let unix = listen.iter().find(|listen| matches!(listen, ListenAddress::Unix(_)));
+        if let (Some(unix), false, Some(at)) = (unix, networks.is_empty(), layer.place_of("accept_proxy_protocol")) {
+            let message =
+                format!("`accept_proxy_protocol` turns away every client of {unix}: they come from no network");
+            let warning = Problem::at(self.reader.source, &at, message).warning();
+            self.warnings.push(warning.help("give the unix socket a forward of its own, without it"));
+        }
     }
 
     fn networks(&mut self, layer: &Layer<'_, '_>) -> Vec<IpNet> {

@@ -13,7 +13,7 @@ pub mod probe;
 pub mod status;
 mod table;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -325,6 +325,17 @@ fn say(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
+}
+
+/// Whether standard output takes colours: a terminal that is not `dumb`, with `NO_COLOR` unset or empty.
+pub fn colours() -> bool {
+    let unset = |name| std::env::var_os(name).is_none_or(|value| value.is_empty());
+    is_screen() && unset("NO_COLOR")
+}
+
+/// Whether standard output is a terminal that can move its cursor.
+fn is_screen() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|terminal| terminal != "dumb")
 }
 
 /// One line on standard error, and exit code 1.

@@ -40,6 +40,8 @@ const HANGUP_SPACING: Duration = Duration::from_secs(1);
 const DRAIN_TOLD: Duration = Duration::from_secs(3);
 /// With no new client to come, a drain is over so long after the last: one just accepted may not be counted yet.
 const HELD_QUIET: Duration = Duration::from_millis(200);
+/// A demo that is told to end waits so long for its own client's connection to be let go.
+const LET_GO_WITHIN: Duration = Duration::from_millis(300);
 
 /// Runs the configuration at `path` until told to stop. `with_demo`: also the servers that it names.
 pub fn run(path: &Path, with_demo: bool) -> ExitCode {
@@ -265,6 +267,7 @@ impl<'l> App<'l> {
                     }
                     demo::Key::Quit => {
                         demo::end(&mut demo).await;
+                        self.let_go().await;
                         tracing::info!(clients = self.running.clients().open, "leaving on request: open clients are reset");
                         return self.leave().await;
                     }
@@ -308,6 +311,16 @@ impl<'l> App<'l> {
         if let Some(listener) = listener {
             tokio::spawn(admin::serve(listener, Arc::new(Desk(self.asked.0.clone())), self.admin.clone()));
         }
+    }
+
+    /// Waits for what has ended to be let go, but not for clients that stay.
+    async fn let_go(&self) {
+        let gone = async {
+            while self.running.clients().open > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = tokio::time::timeout(LET_GO_WITHIN, gone).await;
     }
 
     async fn leave(self) -> ExitCode {

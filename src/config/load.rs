@@ -46,7 +46,7 @@ pub fn parse(name: &str, text: impl AsRef<[u8]>, env: &dyn Fn(&str) -> Option<St
     let origins = std::mem::take(&mut reader.origins);
     let mut problems = unknown;
     problems.extend(reader.into_problems());
-    tree::trust(&mut problems, &syntax.problems, syntax.lost_from);
+    tree::trust(&mut problems, &syntax);
     problems.extend(syntax.problems);
     // An error elsewhere may be all that is told for an upstream that is then missing.
     if problems.iter().any(|problem| problem.basis != Basis::Whole) {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminListener, protocol::Answer};
 use crate::config::{self, Loaded};
-use crate::demo::{self, Keys};
+use crate::demo::{self, Demo};
 use crate::lifecycle::{DrainClock, Signal, Signals, Spaced, Verdict};
 use crate::link::{drill, sleep_until_or_never};
 use crate::log::{self, LogHandle};
@@ -40,6 +40,8 @@ const HANGUP_SPACING: Duration = Duration::from_secs(1);
 const DRAIN_TOLD: Duration = Duration::from_secs(3);
 /// With no new client to come, a drain is over so long after the last: one just accepted may not be counted yet.
 const HELD_QUIET: Duration = Duration::from_millis(200);
+/// A demo that is told to end waits so long for its own client's connection to be let go.
+const LET_GO_WITHIN: Duration = Duration::from_millis(300);
 
 /// Runs the configuration at `path` until told to stop. `with_demo`: also the servers that it names.
 pub fn run(path: &Path, with_demo: bool) -> ExitCode {
@@ -189,8 +191,14 @@ impl<'l> App<'l> {
 
     async fn run(mut self, loaded: Loaded, with_demo: bool, mut signals: Signals) -> ExitCode {
         let (mut events, _watch) = config::watch::watch(self.path.clone(), self.files.subscribe());
-        let servers = if with_demo { self.start_demo(&loaded).await } else { Some(Vec::new()) };
-        let Some(servers) = servers else { return ExitCode::FAILURE };
+        let demo = if with_demo { Demo::start(&loaded.config, &self.path).await.map(Some) } else { Ok(None) };
+        let mut demo = match demo {
+            Ok(demo) => demo,
+            Err(error) => {
+                tracing::error!("cannot start: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
         for warning in &loaded.warnings {
             tracing::warn!("{}", warning.line());
         }
@@ -207,7 +215,9 @@ impl<'l> App<'l> {
         if config::load(&self.path, &environment).map_or(true, |again| again.hash != self.hash) {
             self.reload(Cause::Seen);
         }
-        let mut keys = if with_demo { Keys::from_terminal() } else { Keys::none() };
+        if let Some(demo) = &mut demo {
+            demo.begin(self.running.config());
+        }
         let mut drain: Option<Drain> = None;
         let mut hangups = Spaced::new(HANGUP_SPACING);
         let mut wakes = self.status.wakes.subscribe();
@@ -232,6 +242,7 @@ impl<'l> App<'l> {
                     Signal::Drain => {
                         tracing::info!(clients = self.running.clients().open, "draining: open clients may finish");
                         self.status.draining.store(true, Ordering::Release);
+                        demo::end(&mut demo).await;
                         let held = self.running.drain();
                         let settings = &self.running.config().drain;
                         self.manager.stopping(settings, self.running.clients().open, Instant::now());
@@ -250,40 +261,21 @@ impl<'l> App<'l> {
                     config::watch::FileEvent::Config => { self.reload(Cause::Seen); }
                     config::watch::FileEvent::Files(_) => self.files_changed(),
                 },
-                typed = keys.next() => match typed.as_str() {
-                    "c" => {
+                key = demo::next(&mut demo) => match key {
+                    demo::Key::Cut => {
                         let order = drill::Order { kind: Kind::Blackhole, time: demo::OUTAGE };
-                        self.running.drill_tunnels(order).iter().for_each(|told| println!("{told}"));
+                        self.running.drill_tunnels(order).iter().for_each(|told| demo::tell(told));
                     }
-                    "s" => servers.iter().for_each(|server: &demo::Server| server.go_away_for(demo::OUTAGE)),
-                    "q" => {
+                    demo::Key::Quit => {
+                        demo::end(&mut demo).await;
+                        self.let_go().await;
                         tracing::info!(clients = self.running.clients().open, "leaving on request: open clients are reset");
                         return self.leave().await;
                     }
-                    "" => {}
-                    _ => println!("{}", demo::HELP),
                 },
                 () = sleep_until_or_never(look) => {}
             }
         }
-    }
-
-    async fn start_demo(&self, loaded: &Loaded) -> Option<Vec<demo::Server>> {
-        let mut servers = Vec::new();
-        for address in demo::addresses(&loaded.config) {
-            match demo::Server::start(address).await {
-                Ok(server) => {
-                    tracing::info!(%address, "the demo's echo server listens");
-                    servers.push(server);
-                }
-                Err(error) => {
-                    tracing::error!("cannot start: the demo's server cannot listen on {address}: {error}");
-                    return None;
-                }
-            }
-        }
-        println!("everlink demo: {}", demo::HELP);
-        Some(servers)
     }
 
     fn answer(&mut self, asked: Asked, draining: bool) {
@@ -320,6 +312,16 @@ impl<'l> App<'l> {
         if let Some(listener) = listener {
             tokio::spawn(admin::serve(listener, Arc::new(Desk(self.asked.0.clone())), self.admin.clone()));
         }
+    }
+
+    /// Waits for what has ended to be let go, but not for clients that stay.
+    async fn let_go(&self) {
+        let gone = async {
+            while self.running.clients().open > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = tokio::time::timeout(LET_GO_WITHIN, gone).await;
     }
 
     async fn leave(self) -> ExitCode {

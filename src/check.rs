@@ -12,7 +12,7 @@ use crate::net::kernel;
 
 /// Prints every problem, or the effective configuration with each value's origin and what it costs.
 pub fn run(args: &CheckArgs) -> ExitCode {
-    let loaded = match config::load(&args.file, &environment) {
+    let loaded = match config::load(args.file(), &environment) {
         Ok(loaded) => loaded,
         Err(report) => {
             eprintln!("{report}");

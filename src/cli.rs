@@ -13,8 +13,8 @@ pub mod probe;
 pub mod status;
 mod table;
 
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -172,9 +172,19 @@ pub struct CheckArgs {
     /// The configuration file.
     #[arg(value_name = "FILE", default_value = DEFAULT_CONFIG)]
     pub file: PathBuf,
+    /// The same, as other commands take it.
+    #[arg(long, short, value_name = "FILE", conflicts_with = "file")]
+    pub config: Option<PathBuf>,
     /// A running everlink: tell what a reload of it to this file would do.
     #[arg(long, value_name = "URL")]
     pub against: Option<String>,
+}
+
+impl CheckArgs {
+    /// The file that is meant, however it was given.
+    pub fn file(&self) -> &Path {
+        self.config.as_deref().unwrap_or(&self.file)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
@@ -327,6 +337,17 @@ fn say(text: &str) -> io::Result<()> {
     out.flush()
 }
 
+/// Whether standard output takes colours: a terminal that is not `dumb`, with `NO_COLOR` unset or empty.
+pub fn colours() -> bool {
+    let unset = |name| std::env::var_os(name).is_none_or(|value| value.is_empty());
+    is_screen() && unset("NO_COLOR")
+}
+
+/// Whether standard output is a terminal that can move its cursor.
+fn is_screen() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|terminal| terminal != "dumb")
+}
+
 /// One line on standard error, and exit code 1.
 fn no(text: &str) -> ExitCode {
     let _ = writeln!(io::stderr().lock(), "everlink: {text}");
@@ -372,8 +393,13 @@ mod tests {
             admin: admin(None),
         };
         assert_eq!(parsed("everlink drill chat delay --by 1s --for 1m").unwrap(), Command::Drill(drill));
-        let check = CheckArgs { file: "a.toml".into(), against: Some("http://h:1".to_owned()) };
+        let against = Some("http://h:1".to_owned());
+        let check = CheckArgs { file: "a.toml".into(), config: None, against };
         assert_eq!(parsed("everlink check a.toml --against http://h:1").unwrap(), Command::Check(check));
+        for (line, file) in [("a.toml", "a.toml"), ("--config b.toml", "b.toml"), ("-c c.toml", "c.toml")] {
+            let Ok(Command::Check(check)) = parsed(&format!("everlink check {line}")) else { panic!("{line}") };
+            assert_eq!(check.file(), Path::new(file));
+        }
         let at = UrlArgs { url: Some("http://h:1".to_owned()) };
         let probe = |wait| Command::Probe(ProbeArgs { what: Probe::Started, at: at.clone(), wait });
         assert_eq!(parsed("everlink probe started --url http://h:1").unwrap(), probe(None));

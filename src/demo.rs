@@ -1,33 +1,135 @@
-//! The whole road on one machine: the servers that a configuration names, inside this process.
+//! The whole road on one machine: the servers that a configuration names, inside this process, and a client that talks to
+//! one of them through the tunnel.
 //!
-//! Each answers `ping` with `pong` and echoes everything else, as plain as the server of a tutorial. They can be
+//! Each server answers `ping` with `pong` and echoes everything else, as plain as the server of a tutorial. They can be
 //! stopped for a while, to see the links fall and return. A gateway named in the file runs in this process as well, so a
-//! tunnel's link can be cut and healed before one's eyes.
+//! tunnel's link can be cut and healed before one's eyes, while the client tells that nothing was lost.
 
 #![forbid(unsafe_code)]
 
+mod keys;
+mod server;
+mod tally;
+mod welcome;
+mod witness;
+
 use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use crate::config::{Address, Config, Forward, ListenAddress};
+use keys::Keys;
+pub use server::Server;
+use witness::Witness;
 
-use crate::config::{Address, Config};
-
-/// How long a stopped server stays away.
+/// How long a cut lasts, and how long a stopped server stays away.
 pub const OUTAGE: Duration = Duration::from_secs(10);
 
-/// A running echo server.
-pub struct Server {
-    pub address: SocketAddr,
-    outage: tokio::sync::mpsc::Sender<Duration>,
-    stop: CancellationToken,
+/// How long the welcome waits for the tunnel's first answer.
+const WELCOME_WITHIN: Duration = Duration::from_secs(3);
+
+/// The variable that names the demo's token file, and where that is if it is not set: as the shipped `config.toml` has it.
+pub const TOKEN: (&str, &str) = ("EVERLINK_TOKEN_FILE", "/tmp/everlink-demo.token");
+
+/// What was typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Key {
+    /// Cut the links of tunnels for [`OUTAGE`].
+    Cut,
+    /// End.
+    Quit,
+}
+
+/// The servers, the client and the keys of a demo that runs.
+pub struct Demo {
+    servers: Vec<Server>,
+    witness: Option<Witness>,
+    keys: Keys,
+    welcome: String,
+}
+
+impl Demo {
+    /// Starts the servers that this configuration names. Errors: for people, which of them cannot listen.
+    pub async fn start(config: &Config, path: &Path) -> Result<Self, String> {
+        let mut servers = Vec::new();
+        for address in addresses(config) {
+            let server = Server::start(address).await;
+            servers.push(server.map_err(|error| format!("the demo's server cannot listen on {address}: {error}"))?);
+            tracing::info!(%address, "the demo's echo server listens");
+        }
+        let keys = Keys::from_terminal();
+        let program = std::env::args_os().next().map(|name| name.to_string_lossy().into_owned());
+        let program = program.as_deref().unwrap_or("everlink");
+        let welcome = welcome::welcome(config, path, program, keys.are_heard(), witnessed(config).is_some());
+        Ok(Self { servers, witness: None, keys, welcome })
+    }
+
+    /// To be called when everything listens: starts the client, and says what can be tried once it is answered.
+    pub fn begin(&mut self, config: &Config) {
+        self.witness = witnessed(config).map(Witness::start);
+        let answered = self.witness.as_ref().map(Witness::answered);
+        let welcome = self.welcome.clone();
+        tokio::spawn(async move {
+            if let Some(answered) = answered {
+                let _ = tokio::time::timeout(WELCOME_WITHIN, answered).await;
+            }
+            tell(&welcome);
+        });
+    }
+
+    /// The next key that is not the demo's own affair.
+    pub async fn next(&mut self) -> Key {
+        loop {
+            match self.keys.next().await.as_str() {
+                "c" => return Key::Cut,
+                "q" => return Key::Quit,
+                "s" => {
+                    tell(&format!("the echo server is away for {} s", OUTAGE.as_secs()));
+                    self.servers.iter().for_each(|server| server.go_away_for(OUTAGE));
+                }
+                "" => {}
+                _ => tell(welcome::KEYS),
+            }
+        }
+    }
+
+    /// The client leaves, and says what it has seen.
+    pub async fn end(&mut self) {
+        if let Some(witness) = self.witness.take() {
+            tell(&witness.end().await);
+        }
+    }
+}
+
+/// [`Demo::end`], if there is a demo.
+pub async fn end(demo: &mut Option<Demo>) {
+    if let Some(demo) = demo {
+        demo.end().await;
+    }
+}
+
+/// The next key of the demo, if there is one; never ready otherwise.
+pub async fn next(demo: &mut Option<Demo>) -> Key {
+    match demo {
+        Some(demo) => demo.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Says it to whoever watches: on a terminal so that it stands out from the log, elsewhere as lines of the log.
+pub fn tell(text: &str) {
+    if !io::stdout().is_terminal() {
+        text.lines().for_each(|line| tracing::info!("{}", line.trim()));
+        return;
+    }
+    let (bold, plain) = if crate::cli::colours() { ("\x1b[1;36m", "\x1b[0m") } else { ("", "") };
+    let (first, rest) = text.split_once('\n').map_or((text, None), |(first, rest)| (first, Some(rest)));
+    let rest = rest.map_or_else(String::new, |rest| format!("{rest}\n"));
+    // A terminal that has gone is no reason to panic.
+    let _ = write!(io::stdout().lock(), "{bold}demo: {first}{plain}\n{rest}");
 }
 
 /// The loopback addresses that a configuration's endpoints and services name: those this process may serve itself. What a
@@ -48,8 +150,21 @@ pub fn addresses(config: &Config) -> Vec<SocketAddr> {
     all
 }
 
-/// The variable that names the demo's token file, and where that is if it is not set: as the shipped `config.toml` has it.
-pub const TOKEN: (&str, &str) = ("EVERLINK_TOKEN_FILE", "/tmp/everlink-demo.token");
+/// Where a client reaches one of [`addresses`] through a tunnel of this process: the first such door.
+fn witnessed(config: &Config) -> Option<SocketAddr> {
+    let (gateway, servers) = (config.gateway.as_ref()?, addresses(config));
+    let echoes = |service: &str| match gateway.services.get(service).map(|service| &service.address) {
+        Some(Address::Ip(address)) => servers.contains(address),
+        _ => false,
+    };
+    let forwards = config.upstreams.values().filter_map(|upstream| upstream.tunnel.as_ref()).flat_map(|t| &t.forwards);
+    let plain = |forward: &&Forward| forward.accept_proxy_protocol.is_empty() && echoes(&forward.service);
+    let doors = forwards.filter(plain).flat_map(|forward| &forward.listen);
+    doors.into_iter().find_map(|door| match door {
+        ListenAddress::Tcp(address) => Some(*address),
+        ListenAddress::Unix(_) => None,
+    })
+}
 
 /// Makes a random token for the demo's tunnel, readable by this user alone, unless there is one. Errors: the file cannot be
 /// made.
@@ -63,171 +178,5 @@ pub fn provide_token(path: &Path) -> io::Result<()> {
         Ok(mut file) => writeln!(file, "{text}"),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
-    }
-}
-
-impl Server {
-    /// Starts serving. Errors: the address cannot be bound.
-    pub async fn start(address: SocketAddr) -> io::Result<Self> {
-        let listener = bind(address).await?;
-        let address = listener.local_addr()?;
-        let (outage, outages) = tokio::sync::mpsc::channel(1);
-        let stop = CancellationToken::new();
-        tokio::spawn(serve(listener, address, outages, stop.clone()));
-        Ok(Self { address, outage, stop })
-    }
-
-    /// Closes every connection and the port for so long. Asked again meanwhile, it does nothing.
-    pub fn go_away_for(&self, time: Duration) {
-        let _ = self.outage.try_send(time);
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
-async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let listener = crate::net::socket::bind_listener(address)?;
-    TcpListener::from_std(listener)
-}
-
-async fn serve(
-    mut listener: TcpListener,
-    address: SocketAddr,
-    mut outages: tokio::sync::mpsc::Receiver<Duration>,
-    stop: CancellationToken,
-) {
-    let mut clients = JoinSet::new();
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            outage = outages.recv() => {
-                let Some(outage) = outage else { return };
-                drop(listener);
-                clients.shutdown().await;
-                tracing::info!(%address, ?outage, "the demo's server is away");
-                tokio::time::sleep(outage).await;
-                listener = loop {
-                    match bind(address).await {
-                        Ok(listener) => break listener,
-                        Err(error) => {
-                            tracing::warn!(%address, %error, "the demo's server cannot come back yet");
-                            tokio::time::sleep(Duration::from_secs(1)).await;
-                        }
-                    }
-                };
-                tracing::info!(%address, "the demo's server is back");
-            }
-            Some(_) = clients.join_next(), if !clients.is_empty() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    clients.spawn(echo(stream));
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            },
-        }
-    }
-}
-
-/// Answers a read of exactly `ping` (with or without a line's end) by `pong`, and echoes anything else.
-async fn echo(mut stream: TcpStream) {
-    let mut buffer = vec![0; 16 * 1024];
-    loop {
-        let count = match stream.read(&mut buffer).await {
-            Ok(0) | Err(_) => return,
-            Ok(count) => count,
-        };
-        let said = &mut buffer[..count];
-        if let [b'p', b'i', b'n', b'g'] | [b'p', b'i', b'n', b'g', b'\n'] | [b'p', b'i', b'n', b'g', b'\r', b'\n'] =
-            said
-        {
-            said[1] = b'o';
-        }
-        if stream.write_all(said).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// What can be typed while a demo runs.
-pub const HELP: &str = "type c and Enter to cut the tunnel's link silently for 10 seconds, s and Enter to stop the inner server \
-                        for 10 seconds, q and Enter to end";
-
-/// Lines typed on a terminal; never ready without one.
-pub struct Keys(Option<tokio::sync::mpsc::Receiver<String>>);
-
-impl Keys {
-    /// Reads standard input on a thread of its own if it is a terminal.
-    pub fn from_terminal() -> Self {
-        use std::io::{BufRead, IsTerminal};
-        if !io::stdin().is_terminal() {
-            return Self(None);
-        }
-        let (typed, keys) = tokio::sync::mpsc::channel(1);
-        let read = move || {
-            for line in io::stdin().lock().lines().map_while(Result::ok) {
-                if typed.blocking_send(line).is_err() {
-                    return;
-                }
-            }
-        };
-        match std::thread::Builder::new().name("keys".into()).spawn(read) {
-            Ok(_) => Self(Some(keys)),
-            Err(_) => Self(None),
-        }
-    }
-
-    pub fn none() -> Self {
-        Self(None)
-    }
-
-    pub async fn next(&mut self) -> String {
-        if let Some(keys) = &mut self.0 {
-            if let Some(line) = keys.recv().await {
-                return line.trim().to_owned();
-            }
-            self.0 = None;
-        }
-        std::future::pending().await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn say(stream: &mut TcpStream, what: &[u8]) -> Vec<u8> {
-        stream.write_all(what).await.expect("sent");
-        let mut answer = vec![0; 64];
-        let count = stream.read(&mut answer).await.expect("answered");
-        answer.truncate(count);
-        answer
-    }
-
-    #[tokio::test]
-    async fn ping_is_answered_and_all_else_echoed() {
-        let server = Server::start("127.0.0.1:0".parse().expect("an address")).await.expect("started");
-        let mut client = TcpStream::connect(server.address).await.expect("connected");
-        assert_eq!(say(&mut client, b"ping").await, b"pong");
-        assert_eq!(say(&mut client, b"ping\n").await, b"pong\n");
-        assert_eq!(say(&mut client, b"hello\n").await, b"hello\n");
-    }
-
-    #[tokio::test]
-    async fn an_outage_ends_connections_and_then_the_server_is_back() {
-        let server = Server::start("127.0.0.1:0".parse().expect("an address")).await.expect("started");
-        let mut client = TcpStream::connect(server.address).await.expect("connected");
-        server.go_away_for(Duration::from_millis(100));
-        let mut rest = Vec::new();
-        let _ = client.read_to_end(&mut rest).await;
-        let back = async {
-            while TcpStream::connect(server.address).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(10), back).await.expect("it came back");
     }
 }

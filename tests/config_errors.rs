@@ -5,6 +5,8 @@ use std::path::Path;
 
 use everlink::config::{load, parse};
 
+#[path = "config_errors/first_day.rs"]
+mod first_day;
 #[path = "config_errors/tunnel.rs"]
 mod tunnel;
 

@@ -1,7 +1,6 @@
 //! `everlink status`: what a running everlink tells of itself, once or again and again.
 
 use std::fmt::Write;
-use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -23,8 +22,8 @@ const CLEAR_BELOW: &str = "\x1b[J";
 /// 0 once shown, 1 if nobody answers. With `--watch` it goes on until ctrl-c, or until nobody reads it.
 pub fn run(args: &StatusArgs) -> ExitCode {
     let url = args.at.url();
-    let terminal = io::stdout().is_terminal();
-    let colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let terminal = super::is_screen();
+    let colours = super::colours();
     if !args.watch {
         return match ask(&url) {
             Ok(report) => {

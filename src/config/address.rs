@@ -107,6 +107,12 @@ fn host_port<'a>(text: &'a str, forms: &str) -> Result<(Host<'a>, u16), AddressE
         let rest = rest.split('/').next().unwrap_or(rest);
         return wrong("has a scheme, which has no place here", format!("write only host and port: \"{rest}\""));
     }
+    if text.contains(',') {
+        return wrong("has a comma in it", "several addresses are a list, each in quotes: [\"a:1\", \"b:2\"]");
+    }
+    if text.contains('$') {
+        return wrong("has a `$` in it", "a variable is written ${VAR}");
+    }
     if text.contains(['/', '?', '#']) {
         return wrong("has a path, which has no place here", forms);
     }
@@ -136,9 +142,11 @@ fn host_port<'a>(text: &'a str, forms: &str) -> Result<(Host<'a>, u16), AddressE
         return wrong("has a `]` without its `[`", forms);
     }
     if text.matches(':').count() > 1 {
-        let help = match text.parse::<Ipv6Addr>() {
-            Ok(ip) => format!("write \"[{ip}]:port\""),
-            Err(_) => forms.to_owned(),
+        let with_port = text.rsplit_once(':').and_then(|(ip, port)| Some((ip.parse::<Ipv6Addr>().ok()?, port)));
+        let help = match (with_port, text.parse::<Ipv6Addr>()) {
+            (Some((ip, number)), _) if port(number).is_ok() => format!("write \"[{ip}]:{number}\""),
+            (_, Ok(ip)) => format!("write \"[{ip}]:port\""),
+            _ => forms.to_owned(),
         };
         return wrong("has more than one colon: an IPv6 address stands in brackets", help);
     }

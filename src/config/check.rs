@@ -22,6 +22,7 @@ use super::keys::{Mode, Scope};
 use super::listeners::Listening;
 use super::read::{Layer, Origin, Ratio, Reader};
 use super::report::{Basis, Problem};
+use super::syntax::LEAST;
 use super::tree::{Table, Tree};
 use super::units::show_duration;
 use super::{
@@ -193,10 +194,8 @@ impl Check<'_, '_> {
         let mut upstreams = BTreeMap::new();
         let mut seen: HashMap<String, Range<usize>> = HashMap::new();
         if tree.upstreams.is_empty() && !tree.gateway {
-            let help = "the least that runs:\n[upstreams.orders]\nlisten = \"127.0.0.1:7001\"\nendpoints = [\"orders.internal:9000\"]";
-            let mut problem = Problem::of_file(&self.reader.source.name, "no upstream is named").basis(Basis::Whole);
-            problem.help = help.lines().map(str::to_owned).collect();
-            self.reader.tell(problem);
+            let problem = Problem::of_file(&self.reader.source.name, "no upstream is named").basis(Basis::Whole);
+            self.reader.tell(LEAST.lines().fold(problem.help("the least that runs:"), Problem::help));
         }
         if let Some((_, table)) = tree.upstreams.get(UPSTREAMS_MAX) {
             let message = format!("{} upstreams are too many: at most {UPSTREAMS_MAX}", tree.upstreams.len());

@@ -233,7 +233,8 @@ fn clash(reader: &mut Reader<'_>, listener: &Listener, other: &Listener) {
     if !same {
         problem = problem.help("0.0.0.0 takes every IPv4 address of its port, [::] every address");
     }
-    reader.tell(problem.help("give one of them another port").basis(Basis::Value));
+    let other = if matches!(listener.address, ListenAddress::Unix(_)) { "path" } else { "port" };
+    reader.tell(problem.help(format!("give one of them another {other}")).basis(Basis::Value));
 }
 
 fn tell_loop(reader: &mut Reader<'_>, dialled: &Dialled, listener: &Listener, path: &[&str]) {

@@ -67,7 +67,7 @@ fn checked(source: &Source, env: &dyn Fn(&str) -> Option<String>) -> (Checked, V
     let mut reader = Reader::new(source, env);
     let checked = check(&mut reader, &tree);
     problems.extend(reader.into_problems());
-    tree::trust(&mut problems, &syntax.problems, syntax.lost_from);
+    tree::trust(&mut problems, &syntax);
     problems.extend(syntax.problems);
     (checked, problems)
 }

@@ -162,7 +162,7 @@ impl<'a> Reader<'a> {
         let path = format!("{}{name}", layer.path);
         let (Some(key), Some((written, defaults))) = (layer.scope.key(name), layer.find(name)) else {
             self.origins.insert(path, Origin::Default);
-            return Got { value: fallback, at: None, sound: true };
+            return Got { value: fallback, at: None, sound: !layer.own.misspelt.contains(name) };
         };
         let at = written.value.span();
         // The parser leaves an empty place where it could not read a value; that has been told.

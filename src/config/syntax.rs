@@ -21,6 +21,15 @@ const SEARCHED_MAX: usize = 32 * 1024;
 
 const NO_VALUE: &str = "key with no value";
 
+const YAML: &str = "this looks like YAML: a configuration is TOML";
+const JSON: &str = "this looks like JSON: a configuration is TOML";
+
+/// A configuration for a start.
+pub(super) const LEAST: &str = "\
+[upstreams.orders]
+listen = \"127.0.0.1:7001\"
+endpoints = [\"orders.internal:9000\"]";
+
 /// A mistake, as the parser tells it.
 #[derive(Clone)]
 struct Mistake {
@@ -41,6 +50,8 @@ pub(super) struct Parsed<'t> {
     pub problems: Vec<Problem>,
     /// From this line on the parser took everything for part of a list that is never closed.
     pub lost_from: Option<usize>,
+    /// Lines of tables whose name could not be read.
+    pub homeless: Vec<Range<usize>>,
 }
 
 /// Text in which the lines that stop the parser are blanked, so that what follows can be read too.
@@ -52,6 +63,9 @@ pub(super) struct Readable {
 impl Readable {
     /// Finds the text that can be parsed to its end.
     pub fn new(source: &Source) -> Self {
+        if let Some(mistake) = foreign(source) {
+            return Self { text: String::new(), mistakes: vec![mistake] };
+        }
         if source.text.len() > SEARCHED_MAX
             && let Err(error) = DeTable::parse(&source.text)
         {
@@ -117,6 +131,13 @@ impl Readable {
             mistakes.push(Mistake { span: opened, message: unclosed.message });
         }
         let headers = self.headers(source);
+        let nameless = mistakes.iter().filter(|mistake| mistake.message.starts_with("unclosed table"));
+        let homeless = nameless.map(|mistake| {
+            let line = source.line_of(mistake.span.start);
+            let next = headers.iter().map(|(at, _)| *at).find(|at| *at > line);
+            line..next.unwrap_or(usize::MAX)
+        });
+        let homeless = homeless.collect();
         let mut lines = HashSet::new();
         let problems = mistakes
             .iter()
@@ -125,7 +146,7 @@ impl Readable {
             .filter(|mistake| lines.insert(source.line_of(mistake.span.start)))
             .map(|mistake| self.problem(source, &tree, &headers, mistake))
             .collect();
-        Parsed { tree, problems, lost_from }
+        Parsed { tree, problems, lost_from, homeless }
     }
 
     fn problem(&self, source: &Source, tree: &Spanned<DeTable<'_>>, headers: &Headers, mistake: &Mistake) -> Problem {
@@ -136,11 +157,8 @@ impl Readable {
         let syntax = |message: String| Problem::at(source, span, message).basis(Basis::Syntax);
         match what {
             "duplicate key" => duplicate(source, tree, headers, span, text),
-            "string values must be quoted" if !text.is_empty() && !text.contains('"') => {
-                // The text may be a secret, which the line as shown does not give away.
-                let open = source.place(span, "").shown.contains(text);
-                syntax(format!("text stands in quotes: write \"{}\"", if open { shorten(text) } else { "…".into() }))
-            }
+            YAML | JSON => LEAST.lines().fold(syntax(what.to_owned()).help("the least that runs:"), Problem::help),
+            "string values must be quoted" if !text.is_empty() && !text.contains('"') => unquoted(source, span),
             "this line is no `key = value`" => syntax("this line is no `key = value`".to_owned())
                 .help("a key without quotes has letters, digits, `_` and `-`, and no blanks"),
             "invalid unquoted key" => syntax("this is no key".to_owned())
@@ -168,7 +186,10 @@ impl Readable {
             | "invalid mantissa"
             | "invalid fraction"
             | "invalid exponent"
-            | "invalid boolean" => syntax("this is neither a number nor text".to_owned()).help("text stands in quotes"),
+            | "invalid boolean" => match bare_value(source, span.start) {
+                Some(span) => unquoted(source, &span),
+                None => syntax("this is neither a number nor text".to_owned()).help("text stands in quotes"),
+            },
             _ if hint.is_empty() => syntax(format!("not TOML: {what}")),
             _ => syntax(format!("not TOML: {what}")).help(hint),
         }
@@ -186,6 +207,59 @@ impl Readable {
             })
             .collect()
     }
+}
+
+/// What people write who know other formats; a TOML file never begins so.
+fn foreign(source: &Source) -> Option<Mistake> {
+    let significant = |line: &usize| !matches!(source.line(*line).trim().chars().next(), None | Some('#'));
+    let line = (1..=source.line_of(source.text.len())).find(significant)?;
+    let text = source.line(line).trim();
+    let key = text.split_once(':').map(|(key, rest)| (key.trim_end(), rest));
+    let is_word = |key: &str| !key.is_empty() && key.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-'));
+    let message = match key {
+        _ if text.starts_with('{') => JSON,
+        _ if text == "---" => YAML,
+        Some((key, rest)) if is_word(key) && (rest.is_empty() || rest.starts_with(' ')) => YAML,
+        _ => return None,
+    };
+    let range = source.range_of(line);
+    let start = range.start + first_word(source.line(line));
+    let length = if message == JSON { 1 } else { text.len() };
+    Some(Mistake { span: start..start + length, message: message.to_owned() })
+}
+
+/// Text without quotes. It may be a secret, which the line as shown does not give away.
+fn unquoted(source: &Source, span: &Range<usize>) -> Problem {
+    const CURLY: &[char] = &['“', '”', '„', '‟', '‘', '’', '«', '»'];
+    let text = source.text.get(span.clone()).unwrap_or("");
+    let open = source.place(span, "").shown.contains(text);
+    let told = |text: &str| if open { shorten(text) } else { "…".to_owned() };
+    let after = source.text.get(span.start..source.range_of(source.line_of(span.start)).end).unwrap_or("");
+    let (message, help) = if text.contains(CURLY) {
+        let bare = text.trim_matches(CURLY);
+        (format!("these quotes are not those of TOML: write \"{}\"", told(bare)), None)
+    } else if let Some(variable) = after.strip_prefix("${").and_then(|rest| Some(rest.split_once('}')?.0)) {
+        let help = "variables are replaced inside of text only, also where a number is wanted";
+        (format!("text stands in quotes: write \"{}\"", told(&format!("${{{variable}}}"))), Some(help))
+    } else {
+        (format!("text stands in quotes: write \"{}\"", told(text)), None)
+    };
+    let problem = Problem::at(source, span, message).basis(Basis::Syntax);
+    match help {
+        Some(help) => problem.help(help),
+        None => problem,
+    }
+}
+
+/// What stands behind the `=` of the line, if it is one word that quotes would make a text: `127.0.0.1:7000`.
+fn bare_value(source: &Source, at: usize) -> Option<Range<usize>> {
+    let range = source.range_of(source.line_of(at));
+    let (before, after) = source.text.get(range.clone())?.split_once('=')?;
+    let word = after.split('#').next()?.trim();
+    let start = range.start + before.len() + 1 + first_word(after);
+    let is_word = word.contains(|c: char| c.is_ascii_alphabetic() || matches!(c, ':' | '/'))
+        && word.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '/' | '-' | '_'));
+    (is_word && (start..start + word.len()).contains(&at)).then_some(start..start + word.len())
 }
 
 type Headers = Vec<(usize, String)>;

@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::keys::Scope;
 use super::report::{Basis, Problem};
 use super::source::{Source, is_secret_name};
+use super::syntax::Parsed;
 
 /// A value as the parser left it.
 #[derive(Clone)]
@@ -23,6 +24,8 @@ pub(super) struct Table<'t> {
     pub place: Range<usize>,
     pub keys: BTreeMap<&'static str, Written<'t>>,
     pub tables: BTreeMap<String, Range<usize>>,
+    /// Keys that are written under a name that is not known, which has been told: they are not missing as well.
+    pub misspelt: BTreeSet<&'static str>,
     /// `tls = "off"`.
     pub tls_off: bool,
     /// An upstream's.
@@ -70,8 +73,7 @@ pub(super) fn sort<'t>(source: &Source, document: &'t DeTable<'t>) -> (Tree<'t>,
                     match value.get_ref() {
                         DeValue::Table(keys) => walk.table(Scope::Upstream, name.get_ref(), "", keys, &mut table),
                         value => {
-                            let list = matches!(value, DeValue::Array(_));
-                            walk.wrong_table(&name.span(), &format!("upstreams.{}", name.get_ref()), list);
+                            walk.wrong_table(&name.span(), &format!("upstreams.{}", name.get_ref()), value);
                             continue;
                         }
                     }
@@ -83,7 +85,7 @@ pub(super) fn sort<'t>(source: &Source, document: &'t DeTable<'t>) -> (Tree<'t>,
                 walk.table(Scope::Defaults, "", "", keys, &mut table);
                 tree.defaults = Some(table);
             }
-            (name @ ("upstreams" | "defaults"), _) => walk.wrong_table(&key.span(), name, false),
+            (name @ ("upstreams" | "defaults"), value) => walk.wrong_table(&key.span(), name, value),
             _ => walk.entry(Scope::Top, "", "", key, value, &mut tree.top),
         }
     }
@@ -132,14 +134,15 @@ impl Walk<'_> {
                 DeValue::String(word) if path == "tls" && scope == Scope::Upstream && word == "off" => {
                     table.tls_off = true;
                 }
-                _ => self.wrong_table(&key.span(), &full(scope, upstream, &path), false),
+                value => self.wrong_table(&key.span(), &full(scope, upstream, &path), value),
             }
         } else if scope == Scope::Upstream && path == "forwards" {
             table.forwards = Some(self.forwards(upstream, key.span(), value));
         } else if scope == Scope::Top && path == "gateway.services" {
             self.services(&key.span(), value, table);
         } else {
-            self.unknown(scope, upstream, prefix, key.get_ref(), &key.span());
+            let meant = self.unknown(scope, upstream, prefix, key, value.get_ref());
+            table.misspelt.extend(meant);
         }
     }
 
@@ -175,7 +178,7 @@ impl Walk<'_> {
     /// A service is a table, or its address alone.
     fn services<'t>(&mut self, place: &Range<usize>, value: &'t Spanned<DeValue<'t>>, table: &mut Table<'t>) {
         let DeValue::Table(services) = value.get_ref() else {
-            return self.wrong_table(place, "gateway.services", false);
+            return self.wrong_table(place, "gateway.services", value.get_ref());
         };
         table.tables.insert("gateway.services".to_owned(), place.clone());
         for (name, value) in services {
@@ -191,45 +194,81 @@ impl Walk<'_> {
         table.services.sort_by_key(|(_, service)| service.place.start);
     }
 
-    fn wrong_table(&mut self, span: &Range<usize>, path: &str, list: bool) {
-        let problem = if list {
-            Problem::at(self.source, span, format!("`{path}` is a list of tables, and must be one table"))
-                .help(format!("write [{path}] with single brackets"))
-        } else {
-            Problem::at(self.source, span, format!("`{path}` must be a table")).help(format!("write [{path}]"))
+    /// `path` has another value than a table of its own.
+    fn wrong_table(&mut self, span: &Range<usize>, path: &str, value: &DeValue<'_>) {
+        let list = matches!(value, DeValue::Array(list) if !list.is_empty() && list.iter().all(|one| one.get_ref().is_table()));
+        let (message, help) = match (path, path.rsplit('.').next(), value) {
+            ("upstreams", ..) => {
+                let help = "write [upstreams.NAME] for each, as in [upstreams.orders]";
+                ("each upstream is a table that bears its name".to_owned(), help.to_owned())
+            }
+            _ if list => (
+                format!("`{path}` is a list of tables, and must be one table"),
+                format!("write [{path}] with single brackets"),
+            ),
+            (_, Some("tls"), DeValue::Boolean(true)) => {
+                (format!("`{path}` must be a table"), format!("write [{path}]: it may be empty"))
+            }
+            (_, Some("tls"), DeValue::Boolean(false)) => {
+                (format!("`{path}` must be a table"), "leave it out, or write tls = \"off\"".to_owned())
+            }
+            (_, Some("heartbeat"), DeValue::Boolean(_)) => (
+                format!("`{path}` must be a table"),
+                "beats cannot be switched off: without `send` or `preset` the kernel watches a link, and nothing is sent".to_owned(),
+            ),
+            (_, Some("heartbeat"), DeValue::String(word)) if word == "off" => (
+                format!("`{path}` must be a table"),
+                "beats cannot be switched off: without `send` or `preset` the kernel watches a link, and nothing is sent".to_owned(),
+            ),
+            _ => (format!("`{path}` must be a table"), format!("write [{path}]")),
         };
-        self.problems.push(problem);
+        self.problems.push(Problem::at(self.source, span, message).help(help));
     }
 
-    fn unknown(&mut self, scope: Scope, upstream: &str, prefix: &str, name: &str, span: &Range<usize>) {
+    /// Tells it, and returns which key was meant, if it is one of the same table.
+    fn unknown(
+        &mut self,
+        scope: Scope,
+        upstream: &str,
+        prefix: &str,
+        key: &Spanned<std::borrow::Cow<'_, str>>,
+        value: &DeValue<'_>,
+    ) -> Option<&'static str> {
         if self.problems.len() >= UNKNOWN_MAX {
-            return;
+            return None;
         }
+        let name = &**key.get_ref();
         let table = full(scope, upstream, prefix.trim_end_matches('.'));
         let place = if table.is_empty() { String::new() } else { format!(" in [{table}]") };
-        let problem = Problem::at(self.source, span, format!("unknown key `{}`{place}", shorten(name)));
+        let problem = Problem::at(self.source, &key.span(), format!("unknown key `{}`{place}", shorten(name)));
         if is_secret_name(name) {
             let help = "a secret is never written into the file: name a file that holds it, or use ${VAR}";
             let mut known = scope.names_in(prefix);
             // A password is no token.
             known.retain(|known| known.ends_with("_file") && (*known != "token_file" || name.contains("token")));
             let problem = problem.help(help);
+            let meant = known.first().copied().filter(|_| name.contains("token"));
             let known = known.iter().map(|known| format!("`{known}`")).collect::<Vec<_>>().join(", ");
             self.problems.push(if known.is_empty() { problem } else { problem.help(format!("files here: {known}")) });
-            return;
+            return Some(scope.key(&format!("{prefix}{}", meant?))?.name());
         }
-        let help = self
-            .elsewhere(scope, upstream, prefix, name)
-            .or_else(|| nearest(scope, prefix, name).map(|near| format!("did you mean `{near}`?")))
-            .unwrap_or_else(|| {
-                let names = scope.names_in(prefix).iter().map(|name| format!("`{name}`")).collect::<Vec<_>>();
-                format!("known here: {}", names.join(", "))
-            });
+        let (near, help) = match self.elsewhere(scope, upstream, prefix, name, value) {
+            Some(help) => (None, help),
+            None => match synonym(scope, prefix, name).or_else(|| nearest(scope, prefix, name)) {
+                Some(near) => (scope.key(&format!("{prefix}{near}")), format!("did you mean `{near}`?")),
+                None if name == "port" => (None, "an address bears its port, as in \"127.0.0.1:7000\"".to_owned()),
+                None => {
+                    let names = scope.names_in(prefix).iter().map(|name| format!("`{name}`")).collect::<Vec<_>>();
+                    (None, format!("known here: {}", names.join(", ")))
+                }
+            },
+        };
         self.problems.push(problem.help(help));
+        Some(near?.name())
     }
 
     /// Tables in which this very name is known.
-    fn elsewhere(&self, scope: Scope, upstream: &str, prefix: &str, name: &str) -> Option<String> {
+    fn elsewhere(&self, scope: Scope, upstream: &str, prefix: &str, name: &str, value: &DeValue<'_>) -> Option<String> {
         let tables = |scope: Scope| -> Vec<String> {
             scope
                 .keys()
@@ -274,6 +313,16 @@ impl Walk<'_> {
         if found.is_empty() && scope == Scope::Top && prefix.is_empty() && Scope::Upstream.is_table(name) {
             return Some(format!("write [upstreams.{example}.{name}], or [defaults.{name}] for all upstreams"));
         }
+        if found.is_empty() && scope == Scope::Top && prefix.is_empty() {
+            let like_one = |keys: &DeTable<'_>| ["listen", "endpoints"].iter().any(|key| keys.contains_key(*key));
+            if self.upstreams.contains(name) || matches!(value, DeValue::Table(keys) if like_one(keys)) {
+                return Some(format!("write [upstreams.{name}]: the tables of upstreams begin so"));
+            }
+        }
+        // A table of the whole program in an upstream, as when it is written as one key.
+        if found.is_empty() && scope != Scope::Top && Scope::Top.is_table(name) {
+            return Some(format!("it is for the whole program: write [{name}]"));
+        }
         found.retain(|table| *table != full(scope, upstream, prefix.trim_end_matches('.')) && !table.is_empty());
         let (last, others) = found.split_last()?;
         let tables = match others {
@@ -285,6 +334,36 @@ impl Walk<'_> {
         };
         Some(format!("`{name}` belongs in {tables}"))
     }
+}
+
+/// What other programs call a key of this table.
+fn synonym(scope: Scope, prefix: &str, name: &str) -> Option<String> {
+    const LISTEN: [&str; 4] = ["bind", "bind_address", "listener", "local"];
+    const ENDPOINTS: [&str; 14] = [
+        "addr",
+        "address",
+        "addresses",
+        "backend",
+        "backends",
+        "host",
+        "hosts",
+        "remote",
+        "server",
+        "servers",
+        "target",
+        "targets",
+        "to",
+        "upstream",
+    ];
+    const SERVICE: [&str; 4] = ["name", "remote", "target", "to"];
+    let meant = match (scope, prefix) {
+        (Scope::Upstream, "") if ENDPOINTS.contains(&name) => "endpoints",
+        (Scope::Forward, "") if SERVICE.contains(&name) => "service",
+        (Scope::Upstream | Scope::Forward, "") if LISTEN.contains(&name) => "listen",
+        (Scope::Top, "http." | "gateway.") if LISTEN.contains(&name) || name == "address" => "listen",
+        _ => return None,
+    };
+    Some(meant.to_owned())
 }
 
 /// The nearest name in this table, or the nearest path below it for names such as `heartbeat_interval`.
@@ -332,15 +411,22 @@ fn shorten(name: &str) -> String {
     name.chars().take(64).collect()
 }
 
-/// Drops what rests on a broken syntax: everything on a broken line or after one from which the parser lost its way,
-/// and everything that needs the whole file.
-pub(super) fn trust(problems: &mut Vec<Problem>, syntax: &[Problem], lost_from: Option<usize>) {
-    let broken: BTreeSet<_> =
-        syntax.iter().filter(|p| p.basis == Basis::Syntax).filter_map(|p| p.places.first()).map(|p| p.line).collect();
+/// Drops what rests on a broken syntax: everything on a broken line, after one from which the parser lost its way, or in a
+/// table whose name was not read, and everything that needs the whole file.
+pub(super) fn trust(problems: &mut Vec<Problem>, parsed: &Parsed<'_>) {
+    let broken: BTreeSet<_> = parsed
+        .problems
+        .iter()
+        .filter(|p| p.basis == Basis::Syntax)
+        .filter_map(|p| p.places.first())
+        .map(|p| p.line)
+        .collect();
     if broken.is_empty() {
         return;
     }
-    let sound = |line: usize| !broken.contains(&line) && lost_from.is_none_or(|lost| line < lost);
+    let homeless = |line: usize| parsed.homeless.iter().any(|lines| lines.contains(&line));
+    let sound =
+        |line: usize| !broken.contains(&line) && !homeless(line) && parsed.lost_from.is_none_or(|lost| line < lost);
     problems.retain(|problem| {
         // Two places tell that neither value is one the parser lost.
         (problem.basis != Basis::Whole || problem.places.len() > 1) && problem.places.iter().all(|p| sound(p.line))

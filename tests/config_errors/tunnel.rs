@@ -159,7 +159,7 @@ error: upstream `site` has neither `tls` nor `token_file`
   |
 1 | [upstreams.site]
   |            ^^^^
-  = help: without TLS a token tells the gateway who dials it
+  = help: one of them tells the gateway who dials it: give it a table `tls` with cert_file and key_file, or name a token_file
 
 error: the link to "gateway.example.net:7443" would run without TLS
  --> config.toml:3:14
@@ -246,13 +246,6 @@ fn forwards_of_many_faults() {
              accept_proxy_protocol = [\"10.0.0.1\", \"10.0.0.1/8\"]",
         )),
         r#"
-error: a forward of `site` has no `service`
- --> config.toml:6:1
-  |
-6 | [[upstreams.site.forwards]]
-  | ^^^^^^^^^^^^^^^^^^^^^^^^^^^
-  = help: name it as the gateway does, as in service = "postgres"
-
 error: unknown key `servce` in [[upstreams.site.forwards]]
  --> config.toml:8:1
   |
@@ -299,7 +292,7 @@ error: `accept_proxy_protocol`: "10.0.0.1/8" has bits beyond its length
    |                                      ^^^^^^^^^^^^
    = help: write "10.0.0.0/8"
 
-config.toml: 7 errors"#,
+config.toml: 6 errors"#,
     );
 }
 
@@ -313,7 +306,7 @@ error: [gateway] has neither `tls` nor `token_file`
   |
 1 | [gateway]
   |  ^^^^^^^
-  = help: without TLS a token tells who may come
+  = help: one of them tells who may come: write [gateway.tls] with client_ca_file, or name a token_file
 
 error: [gateway] has no services
  --> config.toml:1:2

@@ -36,7 +36,10 @@ impl Check<'_, '_> {
             let (message, help) = if has_tls {
                 ("has neither `token_file` nor `tls.client_ca_file`", "one of them tells who may come")
             } else {
-                ("has neither `tls` nor `token_file`", "without TLS a token tells who may come")
+                (
+                    "has neither `tls` nor `token_file`",
+                    "one of them tells who may come: write [gateway.tls] with client_ca_file, or name a token_file",
+                )
             };
             self.reader.error_of_whole(&place, format!("[gateway] {message}"), help);
         }

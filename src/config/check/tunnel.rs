@@ -134,7 +134,10 @@ impl Check<'_, '_> {
             || ["tls.cert_file", "tls.key_file"].iter().any(|key| layer.find(key).is_some());
         if token.value.is_none() && token.sound && !(has_pair && settings.tls.is_some()) {
             let (message, help) = match settings.tls {
-                None => ("has neither `tls` nor `token_file`", "without TLS a token tells the gateway who dials it"),
+                None => (
+                    "has neither `tls` nor `token_file`",
+                    "one of them tells the gateway who dials it: give it a table `tls` with cert_file and key_file, or name a token_file",
+                ),
                 Some(_) => (
                     "has nothing that tells the gateway who it is",
                     "name a token_file, or cert_file and key_file in its table `tls`",

@@ -16,8 +16,10 @@ pub const BANNER_LIMIT: usize = 16 * 1024;
 /// An answer longer than this is no answer.
 const ANSWER_LIMIT: usize = 4 * 1024;
 
-/// An SMTP server may count commands that do nothing and end the connection (Postfix: `smtpd_junk_command_limit`, 100).
-const SMTP_BEATS: u32 = 20;
+/// SMTP servers count commands that bring no mail and end the connection: Exim after `smtp_accept_max_nonmail` (10), Sendmail
+/// slows down after `MaxNOOPCommands` (20), Postfix ends it after `smtpd_junk_command_limit` (100). Half of the least is left to
+/// the client.
+const SMTP_BEATS: u32 = 5;
 
 /// What has been heard.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +87,11 @@ impl Dialogue {
     /// Enough beats for this connection: it is to be renewed.
     pub fn is_spent(&self) -> bool {
         self.beat == Beat::Smtp && self.sent >= SMTP_BEATS
+    }
+
+    /// What is said before a connection is closed on purpose: mail servers log whoever leaves without it.
+    pub fn farewell(&self) -> Option<&'static [u8]> {
+        (self.beat == Beat::Smtp && self.owed == 0 && !self.must_hear_first()).then_some(b"QUIT\r\n")
     }
 
     /// Answers due, late ones included. The connection may be handed out only at 0.
@@ -394,16 +401,19 @@ mod tests {
     }
 
     #[test]
-    fn smtp_waits_for_the_greeting_and_is_renewed_after_twenty_beats() {
+    fn smtp_waits_for_the_greeting_and_is_renewed_after_five_beats() {
         let mut d = Dialogue::new(Beat::Smtp);
         assert!(d.must_hear_first());
         d.received(b"220-mail.example\r\n");
         assert!(d.must_hear_first(), "the greeting goes on");
+        assert_eq!(d.farewell(), None);
         d.received(b"220 ready\r\n");
         assert!(!d.must_hear_first());
-        for _ in 0..20 {
+        for _ in 0..5 {
             assert!(!d.is_spent());
+            assert_eq!(d.farewell(), Some(&b"QUIT\r\n"[..]));
             d.beat();
+            assert_eq!(d.farewell(), None, "an answer is due");
             assert_eq!(d.received(b"250 2.0.0 Ok\r\n"), Heard::Answered);
         }
         assert!(d.is_spent());

@@ -235,7 +235,7 @@ impl LinkTask {
                 Some(client) => self.pool.carry(client, old.opened, { old.dialogue }.take_banner()),
                 None => {
                     self.pool.status.metrics.lose(reason);
-                    tokio::spawn(close_in_order(old.opened.stream));
+                    old.let_go();
                 }
             }
             self.connection = Some(Connection { first_beat: None, ..new });

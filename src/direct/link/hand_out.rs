@@ -8,7 +8,6 @@ use super::{Ended, LinkTask};
 use crate::direct::beat::Heard;
 use crate::direct::client::Client;
 use crate::link::state::{Action, Input, State};
-use crate::listener::client::close_in_order;
 use crate::metrics::LossReason;
 
 impl LinkTask {
@@ -141,7 +140,7 @@ impl LinkTask {
             self.pool.status.metrics.lose(reason);
             self.refill = Some(self.pool.stay_alive());
         }
-        tokio::spawn(close_in_order(old.opened.stream));
+        old.let_go();
         if let Some(Action::Dial) = self.machine.handle(now, Input::HandedOut) {
             self.start_dial();
         }
@@ -173,7 +172,7 @@ impl LinkTask {
         if let Some(old) = self.connection.take() {
             let reason = if self.scout.is_some() { LossReason::Aged } else { LossReason::Reload };
             self.pool.status.metrics.lose(reason);
-            tokio::spawn(close_in_order(old.opened.stream));
+            old.let_go();
         }
         ended
     }

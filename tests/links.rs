@@ -442,6 +442,27 @@ async fn a_server_that_cuts_idle_connections_teaches_their_age_and_is_never_down
 }
 
 #[tokio::test]
+async fn a_client_who_waits_is_worth_a_dial_whatever_the_backoff_has_come_to() {
+    let address = nobody();
+    let mut settings = upstream(address);
+    settings.retry.initial = Duration::from_secs(30);
+    settings.retry.max = Duration::from_secs(30);
+    settings.retry.jitter = Jitter::Off;
+    settings.retry.attempts = Some(2);
+    let everlink = Everlink::start(settings);
+    eventually("both have tried", || everlink.links(LinkState::Waiting) == 2).await;
+    let mut client = everlink.connect();
+    eventually("it is tried again and again", || everlink.dials(DialOutcome::Refused) >= 4).await;
+    let _server = Server::start_at(address, echo);
+    says_and_hears(&mut client, b"at last");
+    // Such tries are not those that are numbered: the other link is where it was.
+    everlink.until_up(1).await;
+    let waits = |everlink: &Everlink| everlink.links(LinkState::Waiting) + everlink.links(LinkState::Failed);
+    assert_eq!((waits(&everlink), everlink.links(LinkState::Failed)), (1, 0));
+    assert!(everlink.upstream.links().iter().all(|link| link.view().attempt <= 2));
+}
+
+#[tokio::test]
 async fn restarts_of_a_server_teach_no_age() {
     let mut server = Some(Server::start(echo));
     let address = server.as_ref().expect("running").address;

@@ -156,6 +156,9 @@ impl LinkTask {
         if orders & order::RETRY != 0 {
             self.handle(now, Input::Retry);
         }
+        if orders & order::WANTED != 0 {
+            self.handle(now, Input::Wanted);
+        }
         if orders & order::MOVE != 0 {
             self.move_if_outdone();
         }

@@ -111,6 +111,12 @@ impl Pool {
         next
     }
 
+    /// Whether a client waits and nothing is on its way for it: the links, if any, wait for their own time.
+    pub fn wants_a_dial(&self) -> bool {
+        let queue = self.queue();
+        !queue.waiting.is_empty() && queue.dialling == 0
+    }
+
     /// The upstream goes: nobody waits any more, nobody is let in.
     pub fn close(&self) {
         self.leaving.store(true, Ordering::Relaxed);

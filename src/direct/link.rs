@@ -38,6 +38,8 @@ const GREETING: Duration = Duration::from_millis(20);
 const AGE_SPREAD: f64 = 0.1;
 /// A renewal that failed is tried again after this; the old connection serves on meanwhile.
 const RENEW_AGAIN: Duration = Duration::from_secs(10);
+/// The first renewal of a link to a server that has just come back.
+const SETTLE: Duration = Duration::from_secs(1);
 
 type Dial = Pin<Box<dyn Future<Output = Result<Opened, DialError>> + Send>>;
 
@@ -67,6 +69,10 @@ pub struct LinkTask {
     lost: bool,
     /// The last connection was good to its end, so the next one needs no proof before a client may have it.
     trusting: bool,
+    /// The server was in trouble when this link last dialled, and has not been heard since.
+    troubled: bool,
+    /// When the link came up after trouble.
+    back: Option<Instant>,
     /// Keeps the upstream up while a connection handed out, or ended by the server's own timer, is replaced.
     refill: Option<Alive>,
     told_suspicion: Option<Instant>,
@@ -101,6 +107,8 @@ impl LinkTask {
             renewing: None,
             lost: false,
             trusting: false,
+            troubled: false,
+            back: None,
             refill: None,
             told_suspicion: None,
             drill: None,
@@ -268,6 +276,7 @@ impl LinkTask {
         }
         self.refill = None;
         self.trusting = false;
+        self.troubled = true;
         self.tell_of_failure(&error.to_string());
         self.handle(now, Input::DialFailed);
     }
@@ -357,12 +366,16 @@ impl LinkTask {
             None if age >= TOO_SHORT => {
                 // The server's own timer, most likely: renewal, and not down until a dial fails.
                 self.refill = Some(self.pool.stay_alive());
-                self.pool.ages().ended(age, now);
+                self.troubled |= !self.pool.ages().ended(age, now);
                 self.tell_of_loss(now, LossReason::Closed, &what);
                 return self.handle(now, Input::Ended);
             }
             None => LossReason::Closed,
-            Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => LossReason::Reset,
+            Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {
+                // A timer may end like this, too: MariaDB's `connect_timeout` does.
+                self.troubled |= !self.pool.ages().ended(age, now);
+                LossReason::Reset
+            }
             // Only keepalive ends an idle connection like this.
             Some(io::ErrorKind::TimedOut) => LossReason::Heartbeat,
             Some(_) => LossReason::Error,
@@ -481,12 +494,25 @@ impl LinkTask {
         }
         let set = self.settings.borrow().pool.max_age;
         let age = match (set, self.pool.status.learned_max_age()) {
-            (Some(set), Some(learned)) => set.min(learned),
-            (Some(age), None) | (None, Some(age)) => age,
-            (None, None) => return None,
+            (Some(set), Some(learned)) => Some(set.min(learned)),
+            (age, None) | (None, age) => age,
         };
-        let due = connection.opened.at + age.mul_f64(connection.age_share);
+        let due = match (age.map(|age| connection.opened.at + age.mul_f64(connection.age_share)), self.settles_at()) {
+            (Some(aged), Some(settled)) => aged.min(settled),
+            (aged, settled) => aged.or(settled)?,
+        };
         Some(connection.renew_after.map_or(due, |after| due.max(after)))
+    }
+
+    /// When a connection that was made while its server came back is to be made anew. What a server is when it accepts it may
+    /// remain for that connection: to one that PostgreSQL accepted while it started it says so a minute later, too, and for one
+    /// that it accepted while it shut down it waits. Nothing shows on a connection without beats; so it is renewed after a
+    /// second, two, four, until the server has stood for `retry.stable_after`.
+    fn settles_at(&self) -> Option<Instant> {
+        let (connection, back) = (self.connection.as_ref()?, self.back?);
+        let stood = connection.opened.at.saturating_duration_since(back);
+        let unsure = !connection.dialogue.speaks() && stood < self.known.retry.stable_after;
+        unsure.then(|| connection.opened.at + stood.max(SETTLE))
     }
 
     fn next_deadline(&self) -> Option<Instant> {

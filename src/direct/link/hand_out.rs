@@ -43,7 +43,12 @@ impl LinkTask {
         if std::mem::take(&mut self.lost) {
             self.pool.status.metrics.reconnects.inc();
         }
+        if std::mem::take(&mut self.troubled) {
+            self.back = Some(now);
+        }
         self.trusting = true;
+        // What kept it from coming up is over; events and the log remember it.
+        self.status.update(|view| view.last_error = None);
         self.publish();
         self.offer(now);
         self.move_if_outdone();
@@ -125,6 +130,8 @@ impl LinkTask {
         if matches!(reason, LossReason::Heartbeat | LossReason::Protocol) {
             self.pool.answers(false);
         }
+        // A reset may be a timer's work, which whoever heard it knows.
+        self.troubled |= reason != LossReason::Reset;
         self.tell_of_loss(now, reason, what);
         self.handle(now, Input::Lost);
     }

@@ -6,11 +6,12 @@
 mod connection;
 mod drill;
 mod hand_out;
+mod hear;
 mod proof;
+mod renewal;
 mod tell;
 
 use std::future::Future;
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,16 +19,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use self::connection::{Connection, Happened, listen};
-use super::beat::{Dialogue, Heard};
+use super::beat::Dialogue;
 use super::pool::{Alive, Opened, Place, Pool, order};
 use crate::config::{self, Endpoint, Upstream};
 use crate::link::dial::DialError;
 use crate::link::drill::Drill;
 use crate::link::heartbeat::{Delivery, Heartbeat, Verdict};
 use crate::link::sleep_until_or_never;
-use crate::link::state::{self, Action, Input, State, TOO_SHORT};
+use crate::link::state::{self, Action, Input, State};
 use crate::listener::client::close_in_order;
-use crate::metrics::{DialOutcome, LossReason};
+use crate::metrics::LossReason;
 use crate::net::socket::SUSTAIN_AFTER;
 use crate::status::LinkStatus;
 
@@ -38,8 +39,6 @@ const GREETING: Duration = Duration::from_millis(20);
 const AGE_SPREAD: f64 = 0.1;
 /// A renewal that failed is tried again after this; the old connection serves on meanwhile.
 const RENEW_AGAIN: Duration = Duration::from_secs(10);
-/// The first renewal of a link to a server that has just come back.
-const SETTLE: Duration = Duration::from_secs(1);
 
 type Dial = Pin<Box<dyn Future<Output = Result<Opened, DialError>> + Send>>;
 
@@ -281,108 +280,6 @@ impl LinkTask {
         self.handle(now, Input::DialFailed);
     }
 
-    fn heard(&mut self, now: Instant, heard: Heard) {
-        self.pool.status.metrics.last_received.set(crate::metrics::unix_now());
-        let Some(connection) = &mut self.connection else { return };
-        match heard {
-            Heard::Part => {}
-            Heard::Banner => {
-                connection.heartbeat.heard(now);
-                if connection.dialogue.must_hear_first() {
-                    return;
-                }
-                if matches!(self.machine.state(), State::Proving { .. }) {
-                    self.pool.learn_that_it_speaks_first();
-                    connection.first_beat = connection.first_beat.map(|at| at.min(now + GREETING));
-                } else if connection.dialogue.owed() == 0 && connection.heartbeat.is_outstanding() {
-                    // The greeting that was waited for instead of an answer.
-                    connection.heartbeat.answered(now);
-                    connection.misses = 0;
-                    self.handle(now, Input::Answered);
-                    self.offer(now);
-                }
-            }
-            Heard::Answered => {
-                // With older answers still due the round trip of the newest beat is not known.
-                let trip = if connection.dialogue.owed() == 0 {
-                    connection.heartbeat.answered(now)
-                } else {
-                    connection.heartbeat.heard(now);
-                    None
-                };
-                connection.misses = 0;
-                if let Some(trip) = trip {
-                    self.pool.status.metrics.beat_answered(trip);
-                    connection.opened.rtt = trip;
-                }
-                let proving = matches!(self.machine.state(), State::Proving { .. });
-                self.pool.answers(true);
-                self.handle(now, Input::Answered);
-                if proving {
-                    return self.came_up(now);
-                }
-                self.publish();
-                self.offer(now);
-            }
-            Heard::NotNow(what) => {
-                if matches!(self.machine.state(), State::Proving { .. }) {
-                    return self.proof_failed(now, DialOutcome::Refused, &format!("the service is not ready: {what}"));
-                }
-                let verdict = connection.heartbeat.unfit(now);
-                self.judged(now, verdict, "the service asked to be left alone");
-            }
-            Heard::Wrong(what) => {
-                self.pool.status.metrics.beat_missed();
-                if matches!(self.machine.state(), State::Proving { .. }) {
-                    // Perhaps a greeting; the next connection listens first.
-                    self.pool.learn_that_it_speaks_first();
-                    return self.proof_failed(
-                        now,
-                        DialOutcome::Refused,
-                        &format!("wrong answer to the heartbeat: {what}"),
-                    );
-                }
-                self.lose(now, LossReason::Protocol, &format!("wrong answer to the heartbeat: {what}"));
-            }
-        }
-    }
-
-    /// The connection ended, by the server or by an error.
-    fn ended(&mut self, now: Instant, error: Option<io::Error>) {
-        // A TLS server may leave its farewell out; with no client there are no bytes that could be missing.
-        let error = error.filter(|error| error.kind() != io::ErrorKind::UnexpectedEof);
-        let what = error.as_ref().map_or("the server ended the connection".to_owned(), io::Error::to_string);
-        if matches!(self.machine.state(), State::Proving { .. }) {
-            return self.proof_failed(now, DialOutcome::Refused, &format!("ended before it was proven: {what}"));
-        }
-        let Some(connection) = &self.connection else { return };
-        let age = now.saturating_duration_since(connection.opened.at);
-        if age < TOO_SHORT {
-            // It was never any good: the next dial tries another endpoint first.
-            let endpoint = connection.opened.endpoint.clone();
-            self.pool.trouble(&endpoint, format!("{}: ended after {age:?}: {what}", endpoint.name));
-        }
-        let reason = match error.map(|error| error.kind()) {
-            None if age >= TOO_SHORT => {
-                // The server's own timer, most likely: renewal, and not down until a dial fails.
-                self.refill = Some(self.pool.stay_alive());
-                self.troubled |= !self.pool.ages().ended(age, now);
-                self.tell_of_loss(now, LossReason::Closed, &what);
-                return self.handle(now, Input::Ended);
-            }
-            None => LossReason::Closed,
-            Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {
-                // A timer may end like this, too: MariaDB's `connect_timeout` does.
-                self.troubled |= !self.pool.ages().ended(age, now);
-                LossReason::Reset
-            }
-            // Only keepalive ends an idle connection like this.
-            Some(io::ErrorKind::TimedOut) => LossReason::Heartbeat,
-            Some(_) => LossReason::Error,
-        };
-        self.lose(now, reason, &what);
-    }
-
     fn due(&mut self, now: Instant) {
         self.handle(now, Input::Tick);
         self.sustain(now);
@@ -485,34 +382,6 @@ impl LinkTask {
             tokio::task::yield_now().await;
             pool.dial(only, link).await
         }));
-    }
-
-    fn renewal_due(&self) -> Option<Instant> {
-        let connection = self.connection.as_ref()?;
-        if self.renewing.is_some() {
-            return None;
-        }
-        let set = self.settings.borrow().pool.max_age;
-        let age = match (set, self.pool.status.learned_max_age()) {
-            (Some(set), Some(learned)) => Some(set.min(learned)),
-            (age, None) | (None, age) => age,
-        };
-        let due = match (age.map(|age| connection.opened.at + age.mul_f64(connection.age_share)), self.settles_at()) {
-            (Some(aged), Some(settled)) => aged.min(settled),
-            (aged, settled) => aged.or(settled)?,
-        };
-        Some(connection.renew_after.map_or(due, |after| due.max(after)))
-    }
-
-    /// When a connection that was made while its server came back is to be made anew. What a server is when it accepts it may
-    /// remain for that connection: to one that PostgreSQL accepted while it started it says so a minute later, too, and for one
-    /// that it accepted while it shut down it waits. Nothing shows on a connection without beats; so it is renewed after a
-    /// second, two, four, until the server has stood for `retry.stable_after`.
-    fn settles_at(&self) -> Option<Instant> {
-        let (connection, back) = (self.connection.as_ref()?, self.back?);
-        let stood = connection.opened.at.saturating_duration_since(back);
-        let unsure = !connection.dialogue.speaks() && stood < self.known.retry.stable_after;
-        unsure.then(|| connection.opened.at + stood.max(SETTLE))
     }
 
     fn next_deadline(&self) -> Option<Instant> {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::connection::{Connection, Happened, poll_listen, poll_once};
+use super::connection::{Happened, poll_listen, poll_once};
 use super::tell::tell;
 use super::{Ended, LinkTask};
 use crate::direct::beat::Heard;
@@ -52,14 +52,6 @@ impl LinkTask {
         self.publish();
         self.offer(now);
         self.move_if_outdone();
-    }
-
-    /// Renews the link at a better endpoint that is well by now.
-    pub(super) fn move_if_outdone(&mut self) {
-        let outdone = |c: &Connection| self.pool.endpoints().is_outdone(&c.opened.endpoint);
-        if self.is_up() && self.scout.is_none() && self.connection.as_ref().is_some_and(outdone) {
-            self.renew(LossReason::Aged);
-        }
     }
 
     pub(super) fn offer(&mut self, now: Instant) {
@@ -153,14 +145,6 @@ impl LinkTask {
         }
         if matches!(self.machine.state(), State::Connecting { .. }) {
             self.trusting = false;
-        }
-    }
-
-    /// Dials the next connection while this one serves on.
-    pub(super) fn renew(&mut self, reason: LossReason) {
-        if self.renewing.is_none() && self.dialling.is_none() {
-            self.renewing = Some(reason);
-            self.start_dial();
         }
     }
 

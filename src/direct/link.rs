@@ -68,6 +68,8 @@ pub struct LinkTask {
     lost: bool,
     /// The last connection was good to its end, so the next one needs no proof before a client may have it.
     trusting: bool,
+    /// The dial under way is for a client who waits: its failure is no news.
+    wanted: bool,
     /// The server was in trouble when this link last dialled, and has not been heard since.
     troubled: bool,
     /// When the link came up after trouble.
@@ -106,6 +108,7 @@ impl LinkTask {
             renewing: None,
             lost: false,
             trusting: false,
+            wanted: false,
             troubled: false,
             back: None,
             refill: None,
@@ -164,6 +167,7 @@ impl LinkTask {
             self.handle(now, Input::Retry);
         }
         if orders & order::WANTED != 0 {
+            self.wanted = matches!(self.machine.state(), State::Waiting { .. });
             self.handle(now, Input::Wanted);
         }
         if orders & order::MOVE != 0 {

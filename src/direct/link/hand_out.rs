@@ -40,6 +40,7 @@ impl LinkTask {
             );
             self.pool.status.metrics.changed();
         }
+        self.wanted = false;
         if std::mem::take(&mut self.lost) {
             self.pool.status.metrics.reconnects.inc();
         }

@@ -8,6 +8,7 @@
 mod accept;
 mod bound;
 pub mod client;
+pub mod present;
 pub mod waiting;
 
 use std::collections::HashMap;

@@ -161,7 +161,7 @@ impl Whole {
         tokio::time::sleep(SECOND).await;
         // At a gateway that was given up, streams wait for their session's deadline.
         self.until("nobody is carried", GONE_WITHIN + self.deadline(), |whole| {
-            whole.near.hub.clients() == 0 && whole.near.hub.streams() == 0 && whole.users.is_quiet()
+            whole.near.hub.present.count() == 0 && whole.near.hub.streams() == 0 && whole.users.is_quiet()
         })
         .await?;
         self.verdict()?;
@@ -253,7 +253,7 @@ impl Whole {
         let outcomes = self.users.outcomes();
         let waiting = outcomes.iter().enumerate().filter(|(_, outcome)| outcome[0].is_none());
         let waiting: Vec<_> = waiting.map(|(plan, outcome)| (outcome, &self.users.plans()[plan])).collect();
-        let (clients, streams) = (self.near.hub.clients(), self.near.hub.streams());
+        let (clients, streams) = (self.near.hub.present.count(), self.near.hub.streams());
         format!("{clients} clients, {streams} streams, {links:#?}, {waiting:#?}")
     }
 

@@ -442,6 +442,91 @@ async fn a_server_that_cuts_idle_connections_teaches_their_age_and_is_never_down
 }
 
 #[tokio::test]
+async fn a_client_who_waits_is_worth_a_dial_whatever_the_backoff_has_come_to() {
+    let address = nobody();
+    let mut settings = upstream(address);
+    settings.retry.initial = Duration::from_secs(30);
+    settings.retry.max = Duration::from_secs(30);
+    settings.retry.jitter = Jitter::Off;
+    settings.retry.attempts = Some(2);
+    settings.limits.wait = Duration::from_secs(20);
+    let everlink = Everlink::start(settings);
+    eventually("both have tried", || everlink.links(LinkState::Waiting) == 2).await;
+    let mut client = everlink.connect();
+    eventually("it is tried again and again", || everlink.dials(DialOutcome::Refused) >= 4).await;
+    let told = || everlink.upstream.events().iter().filter(|event| event.kind == "dial_failed").count();
+    assert_eq!(told(), 2, "that it fails again is no news");
+    let _server = Server::start_at(address, echo);
+    says_and_hears(&mut client, b"at last");
+    // Such tries are not those that are numbered: there are still two of those.
+    everlink.until_up(1).await;
+    assert_eq!(everlink.links(LinkState::Failed), 0);
+    assert!(everlink.upstream.links().iter().all(|link| link.view().attempt <= 2));
+}
+
+/// MariaDB ends those that do not log in by a reset.
+#[tokio::test]
+async fn a_server_that_resets_idle_connections_teaches_their_age_as_well() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                stream.set_read_timeout(Some(MS(2500))).expect("set");
+                let _ = stream.read(&mut [0; 64]);
+                // Closed by a reset.
+                socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("set");
+            });
+        }
+    });
+    let everlink = Everlink::start(upstream(address));
+    eventually("it is learned", || everlink.upstream.learned_max_age().is_some()).await;
+    assert!(everlink.losses(LossReason::Reset) >= 3);
+    eventually("both stand", || everlink.links(LinkState::Up) == 2).await;
+    let aged = everlink.losses(LossReason::Aged);
+    always_until("and stay", || everlink.is_up(), || everlink.losses(LossReason::Aged) >= aged + 4).await;
+}
+
+/// PostgreSQL: what it was when it accepted a connection, it is for that connection.
+#[tokio::test]
+async fn links_made_while_a_server_came_back_are_made_again_once_it_has_stood_for_a_moment() {
+    let server = Server::start(tutorial);
+    let address = server.address;
+    let everlink = Everlink::start(upstream(address));
+    everlink.until_up(2).await;
+    drop(server);
+    eventually("it is gone", || everlink.dials(DialOutcome::Refused) >= 2 && !everlink.is_up()).await;
+    let down = everlink.upstream.links();
+    assert!(down.iter().any(|link| link.view().last_error.is_some()), "it is told why");
+
+    let starting = Arc::new(AtomicBool::new(true));
+    let still = starting.clone();
+    let server = Server::start_at(address, move |mut stream| {
+        let starting = still.load(Ordering::SeqCst);
+        stream.read_exact(&mut [0; 4])?;
+        stream.write_all(if starting { b"wait" } else { b"pong" })
+    });
+    everlink.until_up(2).await;
+    let of_the_start = server.connections();
+    starting.store(false, Ordering::SeqCst);
+    let made = || server.connections() >= of_the_start + 2 && everlink.losses(LossReason::Aged) >= 2;
+    always_until("they are made again, with nobody the wiser", || everlink.is_up(), made).await;
+    for _ in 0..4 {
+        let mut client = everlink.connect();
+        client.write_all(b"ping").expect("sent");
+        let mut heard = [0; 4];
+        client.read_exact(&mut heard).expect("answered");
+        assert_eq!(&heard, b"pong");
+    }
+    everlink.until_up(2).await;
+    let links = everlink.upstream.links();
+    assert!(
+        links.iter().all(|link| link.view().last_error.is_none()),
+        "an old trouble is not shown of a link that is up"
+    );
+}
+
+#[tokio::test]
 async fn restarts_of_a_server_teach_no_age() {
     let mut server = Some(Server::start(echo));
     let address = server.as_ref().expect("running").address;

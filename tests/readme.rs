@@ -61,6 +61,24 @@ fn every_configuration_in_it_can_be_used() {
     }
 }
 
+#[test]
+fn the_configurations_for_applications_can_be_used_as_they_are() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/APPLICATIONS.md");
+    let text = fs::read_to_string(page).expect("the page");
+    let sections = text.split("\n## ").skip(1).filter(|section| section.contains("\nSeen with ")).count();
+    let blocks = blocks(&text, "toml");
+    assert_eq!(blocks.len(), sections, "one for each server that was seen");
+    for block in blocks {
+        let loaded =
+            config::parse("APPLICATIONS.md", block, &|_| None).unwrap_or_else(|report| panic!("{block}\n{report}"));
+        assert!(
+            loaded.warnings.is_empty(),
+            "{block}\n{:?}",
+            loaded.warnings.iter().map(Problem::line).collect::<Vec<_>>()
+        );
+    }
+}
+
 /// The sidecar's file and the gateway's stand one after the other: they must fit each other.
 #[test]
 fn the_two_ends_of_each_tunnel_fit() {

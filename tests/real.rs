@@ -1,4 +1,4 @@
-//! everlink between real clients and real servers: Redis, PostgreSQL, memcached and Prometheus. Each test starts its own
+//! everlink between real clients and real servers: Redis, PostgreSQL, memcached, nginx, Exim, OpenSSH and Prometheus. Each test starts its own
 //! server in a directory of its own. Tunnels run between network namespaces, which wants root. A program that is missing
 //! fails the test and names its package.
 
@@ -14,12 +14,16 @@ mod tls;
 mod traffic;
 
 mod real {
+    mod chat;
     mod long_way;
     mod memcached;
+    mod nginx;
     mod outages;
     mod postgres;
     mod prometheus;
     mod redis;
+    mod smtp;
+    mod ssh;
     mod tunnel;
     mod ways;
 }

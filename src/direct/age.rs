@@ -30,8 +30,12 @@ pub struct Ages {
 }
 
 impl Ages {
-    /// The server ended a warm connection of this age in order.
-    pub fn ended(&mut self, age: Duration, now: Instant) {
+    /// The server ended a warm connection of this age. Returns whether one of about this age was ended before, at another
+    /// moment: a timer's work, then, and no sign of a server that goes down.
+    pub fn ended(&mut self, age: Duration, now: Instant) -> bool {
+        let alike = |known: Duration| known.max(age) <= known.min(age).mul_f64(1.0 + SPREAD);
+        let before = |&(known, at): &(Duration, Instant)| now.saturating_duration_since(at) >= APART && alike(known);
+        let seen = self.confirmed.iter().any(before) || self.learned.is_some();
         if age > SHORTEST {
             self.pending.push((age, now));
             // Bounded by the ends that can matter.
@@ -39,6 +43,7 @@ impl Ages {
                 self.pending.remove(0);
             }
         }
+        seen
     }
 
     /// The next dial came out. A failure clears the server of having a timer: it was going down.
@@ -133,6 +138,20 @@ mod tests {
     #[test]
     fn a_server_that_is_gone_afterwards_teaches_nothing() {
         assert_eq!(after(&[(60.0, 60.0), (120.0, 60.0), (180.0, 60.0)], false), None);
+    }
+
+    #[test]
+    fn an_end_is_known_when_one_of_its_age_came_at_another_moment() {
+        let (start, mut ages) = (Instant::now(), Ages::default());
+        let mut ended = |at: f64, age: f64| {
+            let known = ages.ended(secs(age), start + secs(at));
+            ages.dialled(true);
+            known
+        };
+        assert!(!ended(60.0, 60.0));
+        assert!(!ended(60.1, 60.0), "at the same moment: the server goes down, perhaps");
+        assert!(!ended(90.0, 30.0), "another age");
+        assert!(ended(120.5, 61.0));
     }
 
     #[test]

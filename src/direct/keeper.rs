@@ -27,6 +27,10 @@ use crate::workers::restarted;
 
 /// The longest time between two looks at the connections in use.
 const LOOK: Duration = Duration::from_secs(1);
+/// While clients wait, a dial begins this often, whatever the backoff has come to; shortened or lengthened by [`SPREAD`].
+const WANTED: Duration = Duration::from_secs(1);
+/// So that those of many sidecars do not come in step.
+const SPREAD: f64 = 0.25;
 /// What is cut at the end of a drain is gone after this.
 const CUT_WITHIN: Duration = Duration::from_secs(5);
 /// Panics further apart than this are not one trouble.
@@ -89,6 +93,8 @@ struct Keeper {
     last_panic: Option<Instant>,
     next_look: Option<Instant>,
     next_tcp_look: Instant,
+    /// Not before this another dial for clients who wait.
+    next_wanted: Instant,
     pipes_refused: usize,
 }
 
@@ -106,6 +112,7 @@ impl Keeper {
             last_panic: None,
             next_look: None,
             next_tcp_look: Instant::now(),
+            next_wanted: Instant::now(),
             pipes_refused: 0,
         }
     }
@@ -142,7 +149,25 @@ impl Keeper {
         let expiry = self.pool.expire(now);
         let look = self.look(now);
         let scout = self.send_scout(now);
-        [expiry, look, scout].into_iter().flatten().min()
+        let wanted = self.dial_for_clients(now);
+        [expiry, look, scout, wanted].into_iter().flatten().min()
+    }
+
+    /// After a long outage a link waits longer for its redial than a client may wait for a link. Whoever waits is worth a dial, as
+    /// it would have made one itself without us: the link that would dial first does so at once, but one in a second.
+    fn dial_for_clients(&mut self, now: Instant) -> Option<Instant> {
+        if !self.pool.wants_a_dial() {
+            return None;
+        }
+        if now < self.next_wanted {
+            return Some(self.next_wanted);
+        }
+        let links = self.pool.status.links();
+        let first = links.iter().filter_map(|link| Some((link.view().retry_at?, link.id))).min();
+        let place = first.and_then(|(_, first)| self.places.values().find(|place| place.id == first))?;
+        place.tell(order::WANTED);
+        self.next_wanted = now + WANTED.mul_f64(1.0 - SPREAD + 2.0 * SPREAD * fastrand::f64());
+        Some(self.next_wanted)
     }
 
     /// Looks at the connections in use, if there are any.

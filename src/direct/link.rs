@@ -6,11 +6,12 @@
 mod connection;
 mod drill;
 mod hand_out;
+mod hear;
 mod proof;
+mod renewal;
 mod tell;
 
 use std::future::Future;
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,16 +19,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use self::connection::{Connection, Happened, listen};
-use super::beat::{Dialogue, Heard};
+use super::beat::Dialogue;
 use super::pool::{Alive, Opened, Place, Pool, order};
 use crate::config::{self, Endpoint, Upstream};
 use crate::link::dial::DialError;
 use crate::link::drill::Drill;
 use crate::link::heartbeat::{Delivery, Heartbeat, Verdict};
 use crate::link::sleep_until_or_never;
-use crate::link::state::{self, Action, Input, State, TOO_SHORT};
+use crate::link::state::{self, Action, Input, State};
 use crate::listener::client::close_in_order;
-use crate::metrics::{DialOutcome, LossReason};
+use crate::metrics::LossReason;
 use crate::net::socket::SUSTAIN_AFTER;
 use crate::status::LinkStatus;
 
@@ -67,6 +68,12 @@ pub struct LinkTask {
     lost: bool,
     /// The last connection was good to its end, so the next one needs no proof before a client may have it.
     trusting: bool,
+    /// The dial under way is for a client who waits: its failure is no news.
+    wanted: bool,
+    /// The server was in trouble when this link last dialled, and has not been heard since.
+    troubled: bool,
+    /// When the link came up after trouble.
+    back: Option<Instant>,
     /// Keeps the upstream up while a connection handed out, or ended by the server's own timer, is replaced.
     refill: Option<Alive>,
     told_suspicion: Option<Instant>,
@@ -101,6 +108,9 @@ impl LinkTask {
             renewing: None,
             lost: false,
             trusting: false,
+            wanted: false,
+            troubled: false,
+            back: None,
             refill: None,
             told_suspicion: None,
             drill: None,
@@ -155,6 +165,10 @@ impl LinkTask {
         }
         if orders & order::RETRY != 0 {
             self.handle(now, Input::Retry);
+        }
+        if orders & order::WANTED != 0 {
+            self.wanted = matches!(self.machine.state(), State::Waiting { .. });
+            self.handle(now, Input::Wanted);
         }
         if orders & order::MOVE != 0 {
             self.move_if_outdone();
@@ -235,7 +249,7 @@ impl LinkTask {
                 Some(client) => self.pool.carry(client, old.opened, { old.dialogue }.take_banner()),
                 None => {
                     self.pool.status.metrics.lose(reason);
-                    tokio::spawn(close_in_order(old.opened.stream));
+                    old.let_go();
                 }
             }
             self.connection = Some(Connection { first_beat: None, ..new });
@@ -265,106 +279,9 @@ impl LinkTask {
         }
         self.refill = None;
         self.trusting = false;
+        self.troubled = true;
         self.tell_of_failure(&error.to_string());
         self.handle(now, Input::DialFailed);
-    }
-
-    fn heard(&mut self, now: Instant, heard: Heard) {
-        self.pool.status.metrics.last_received.set(crate::metrics::unix_now());
-        let Some(connection) = &mut self.connection else { return };
-        match heard {
-            Heard::Part => {}
-            Heard::Banner => {
-                connection.heartbeat.heard(now);
-                if connection.dialogue.must_hear_first() {
-                    return;
-                }
-                if matches!(self.machine.state(), State::Proving { .. }) {
-                    self.pool.learn_that_it_speaks_first();
-                    connection.first_beat = connection.first_beat.map(|at| at.min(now + GREETING));
-                } else if connection.dialogue.owed() == 0 && connection.heartbeat.is_outstanding() {
-                    // The greeting that was waited for instead of an answer.
-                    connection.heartbeat.answered(now);
-                    connection.misses = 0;
-                    self.handle(now, Input::Answered);
-                    self.offer(now);
-                }
-            }
-            Heard::Answered => {
-                // With older answers still due the round trip of the newest beat is not known.
-                let trip = if connection.dialogue.owed() == 0 {
-                    connection.heartbeat.answered(now)
-                } else {
-                    connection.heartbeat.heard(now);
-                    None
-                };
-                connection.misses = 0;
-                if let Some(trip) = trip {
-                    self.pool.status.metrics.beat_answered(trip);
-                    connection.opened.rtt = trip;
-                }
-                let proving = matches!(self.machine.state(), State::Proving { .. });
-                self.pool.answers(true);
-                self.handle(now, Input::Answered);
-                if proving {
-                    return self.came_up(now);
-                }
-                self.publish();
-                self.offer(now);
-            }
-            Heard::NotNow(what) => {
-                if matches!(self.machine.state(), State::Proving { .. }) {
-                    return self.proof_failed(now, DialOutcome::Refused, &format!("the service is not ready: {what}"));
-                }
-                let verdict = connection.heartbeat.unfit(now);
-                self.judged(now, verdict, "the service asked to be left alone");
-            }
-            Heard::Wrong(what) => {
-                self.pool.status.metrics.beat_missed();
-                if matches!(self.machine.state(), State::Proving { .. }) {
-                    // Perhaps a greeting; the next connection listens first.
-                    self.pool.learn_that_it_speaks_first();
-                    return self.proof_failed(
-                        now,
-                        DialOutcome::Refused,
-                        &format!("wrong answer to the heartbeat: {what}"),
-                    );
-                }
-                self.lose(now, LossReason::Protocol, &format!("wrong answer to the heartbeat: {what}"));
-            }
-        }
-    }
-
-    /// The connection ended, by the server or by an error.
-    fn ended(&mut self, now: Instant, error: Option<io::Error>) {
-        // A TLS server may leave its farewell out; with no client there are no bytes that could be missing.
-        let error = error.filter(|error| error.kind() != io::ErrorKind::UnexpectedEof);
-        let what = error.as_ref().map_or("the server ended the connection".to_owned(), io::Error::to_string);
-        if matches!(self.machine.state(), State::Proving { .. }) {
-            return self.proof_failed(now, DialOutcome::Refused, &format!("ended before it was proven: {what}"));
-        }
-        let Some(connection) = &self.connection else { return };
-        let age = now.saturating_duration_since(connection.opened.at);
-        if age < TOO_SHORT {
-            // It was never any good: the next dial tries another endpoint first.
-            let endpoint = connection.opened.endpoint.clone();
-            self.pool.trouble(&endpoint, format!("{}: ended after {age:?}: {what}", endpoint.name));
-        }
-        let reason = match error.map(|error| error.kind()) {
-            None if age >= TOO_SHORT => {
-                // The server's own timer, most likely: renewal, and not down until a dial fails.
-                self.refill = Some(self.pool.stay_alive());
-                self.pool.ages().ended(age, now);
-                self.tell_of_loss(now, LossReason::Closed, &what);
-                return self.handle(now, Input::Ended);
-            }
-            None => LossReason::Closed,
-            Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => LossReason::Reset,
-            // Only keepalive ends an idle connection like this.
-            Some(io::ErrorKind::TimedOut) => LossReason::Heartbeat,
-            Some(_) => LossReason::Error,
-        };
-        self.lose(now, reason, &what);
     }
 
     fn due(&mut self, now: Instant) {
@@ -469,21 +386,6 @@ impl LinkTask {
             tokio::task::yield_now().await;
             pool.dial(only, link).await
         }));
-    }
-
-    fn renewal_due(&self) -> Option<Instant> {
-        let connection = self.connection.as_ref()?;
-        if self.renewing.is_some() {
-            return None;
-        }
-        let set = self.settings.borrow().pool.max_age;
-        let age = match (set, self.pool.status.learned_max_age()) {
-            (Some(set), Some(learned)) => set.min(learned),
-            (Some(age), None) | (None, Some(age)) => age,
-            (None, None) => return None,
-        };
-        let due = connection.opened.at + age.mul_f64(connection.age_share);
-        Some(connection.renew_after.map_or(due, |after| due.max(after)))
     }
 
     fn next_deadline(&self) -> Option<Instant> {

@@ -25,6 +25,7 @@ use super::in_use::{self, Origin};
 use crate::config::{self, Endpoint};
 use crate::link::drill::{self, Drill};
 use crate::link::resolve::Resolver;
+use crate::listener::present::Present;
 use crate::listener::waiting::Waiting;
 use crate::metrics::EndpointSeries;
 use crate::net::tls::ClientTls;
@@ -63,8 +64,7 @@ pub struct Pool {
     /// in the order in which they happened.
     alive: Mutex<usize>,
     pub endpoint_series: EndpointSeries,
-    /// Clients accepted and not yet gone.
-    clients: AtomicUsize,
+    pub present: Arc<Present>,
     /// The last that was heard from the upstream was good: not merely a connect, which a hung server's kernel grants too.
     answering: AtomicBool,
     /// This server speaks before it is spoken to.
@@ -106,6 +106,7 @@ impl Pool {
         Arc::new(Self {
             name: settings.name.clone(),
             process: process.clone(),
+            present: Present::new(&status),
             status,
             settings: watch::Sender::new(settings.clone()),
             in_use: Arc::default(),
@@ -122,7 +123,6 @@ impl Pool {
             turn: AtomicUsize::new(fastrand::usize(..workers.len().max(1))),
             alive: Mutex::new(0),
             endpoint_series: EndpointSeries::new(&process.metrics, settings),
-            clients: AtomicUsize::new(0),
             answering: AtomicBool::new(false),
             speaks_first: AtomicBool::new(false),
             leaving: AtomicBool::new(false),

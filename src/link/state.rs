@@ -72,6 +72,8 @@ pub enum Input {
     Tick,
     /// An operator, or an edit of what the dial depends on, cuts the wait short.
     Retry,
+    /// A client waits for the link: it is dialled now, and if that fails waits on as if nobody had asked.
+    Wanted,
     Stop,
 }
 
@@ -166,6 +168,10 @@ impl Link {
                 (Connecting { attempt }, Some(Action::Dial))
             }
             (Waiting { attempt, .. }, Input::Retry) => (Connecting { attempt }, Some(Action::Dial)),
+            // One try less, so that the failure of this one counts for nothing.
+            (Waiting { attempt, .. }, Input::Wanted) => {
+                (Connecting { attempt: attempt.saturating_sub(1).max(1) }, Some(Action::Dial))
+            }
             (Failed, Input::Retry) => (Connecting { attempt: 1 }, Some(Action::Dial)),
 
             (state, _) => (state, None), // late news
@@ -313,6 +319,29 @@ mod tests {
         up(&mut link, now);
         assert_eq!(link.handle(now, Input::HandedOut), Some(Action::Dial));
         assert_eq!(link.state(), State::Connecting { attempt: 1 });
+    }
+
+    #[test]
+    fn a_dial_that_was_wanted_and_fails_counts_for_nothing() {
+        let now = Instant::now();
+        let mut link = Link::new(tutorial(), 0);
+        for attempt in 1..4 {
+            link.handle(now, Input::DialFailed);
+            link.handle(link.next_deadline().expect("waits"), Input::Tick);
+            assert_eq!(link.state(), State::Connecting { attempt: attempt + 1 });
+        }
+        link.handle(now, Input::DialFailed);
+        let waits = |link: &Link| matches!(link.state(), State::Waiting { attempt: 5, .. });
+        assert!(waits(&link));
+        for _ in 0..10 {
+            assert_eq!(link.handle(now, Input::Wanted), Some(Action::Dial));
+            assert_eq!(link.handle(now, Input::DialFailed), None);
+            assert!(waits(&link), "{:?}", link.state());
+        }
+        link.handle(link.next_deadline().expect("waits"), Input::Tick);
+        link.handle(now, Input::DialFailed);
+        assert_eq!(link.state(), State::Failed, "the fifth of its own");
+        assert_eq!(link.handle(now, Input::Wanted), None, "five are five");
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl Door {
     async fn introduce(self: Arc<Self>, arrived: Arrived) {
         let Arrived { socket, peer, local } = arrived;
         let accepted = clock::now();
-        let Some((Socket::Tcp(socket), place)) = self.hub.admit(socket) else { return };
+        let Some((Socket::Tcp(socket), admitted)) = self.hub.present.admit(socket, 1) else { return };
         let Ok(mut stream) = TcpStream::from_std(socket) else { return };
         let header = match timeout(HEADER_WITHIN, header(&mut stream)).await {
             Ok(Ok(header)) => header,
@@ -56,7 +56,7 @@ impl Door {
         let (socket, service) = (Socket::Tcp(socket), self.service.clone());
         let (peer, local) = (header.0.or(peer), header.1.or(local));
         let hops = header.2.map_or(0, |hops| hops.saturating_add(1));
-        self.hub.enter(Client { socket, accepted, service, peer, local, hops, place });
+        self.hub.enter(Client { socket, accepted, service, peer, local, hops, admitted });
     }
 
     fn turn_away(&self, peer: Option<SocketAddr>, why: &str) {

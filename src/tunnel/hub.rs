@@ -12,16 +12,15 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
-use super::slot::{Client, Place, Slot, order};
+use super::slot::{Client, Slot, order};
 use crate::clock;
 use crate::config;
 use crate::link::drill::{self, Drill};
 use crate::link::resolve::Resolver;
 use crate::listener::Arrived;
-use crate::listener::client::Socket;
+use crate::listener::present::Present;
 use crate::listener::waiting::Waiting;
-use crate::metrics::{EndpointSeries, Label, RefuseReason};
-use crate::net::descriptors::Descriptors;
+use crate::metrics::{EndpointSeries, RefuseReason};
 use crate::net::tls::ClientTls;
 use crate::session::hello::Token;
 use crate::status::{Event, LET_GO, Status, UpstreamStatus};
@@ -48,7 +47,7 @@ pub struct Hub {
     next_link: AtomicU64,
     slots: ArcSwap<Vec<Arc<Slot>>>,
     waiting: Mutex<Waiting<Client>>,
-    clients: AtomicUsize,
+    pub present: Arc<Present>,
     alive: Mutex<HashMap<String, usize>>,
     /// The upstream goes: that its last link ends is no trouble.
     leaving: AtomicBool,
@@ -74,6 +73,7 @@ impl Hub {
             name: settings.name.clone(),
             process: process.clone(),
             waiting: Mutex::new(Waiting::new(status.metrics.waiting.clone())),
+            present: Present::new(&status),
             status,
             settings: watch::Sender::new(settings.clone()),
             credentials: Credentials::default(),
@@ -83,7 +83,6 @@ impl Hub {
             turn: AtomicUsize::new(fastrand::usize(..workers.len().max(1))),
             next_link: AtomicU64::new(1),
             slots: ArcSwap::default(),
-            clients: AtomicUsize::new(0),
             alive: Mutex::default(),
             leaving: AtomicBool::new(false),
             endpoint_series: EndpointSeries::new(&process.metrics, settings),
@@ -194,29 +193,11 @@ impl Hub {
     // ---- clients ----
 
     /// A client of `service` was accepted: hands it to a link, lets it wait, or refuses it.
-    pub fn arrive(self: &Arc<Self>, arrived: Arrived, service: Arc<str>, hops: u8) {
+    pub fn arrive(&self, arrived: Arrived, service: Arc<str>, hops: u8) {
         let Arrived { socket, peer, local } = arrived;
         let accepted = clock::now();
-        if let Some((socket, place)) = self.admit(socket) {
-            self.enter(Client { socket, accepted, service, peer, local, hops, place });
-        }
-    }
-
-    /// Counts a client in, or refuses it at the limit.
-    pub fn admit(self: &Arc<Self>, socket: Socket) -> Option<(Socket, Place)> {
-        let metrics = &self.status.metrics;
-        metrics.connections_total.inc();
-        let most = self.current().limits.connections;
-        let clients = self.clients.fetch_add(1, Ordering::AcqRel);
-        match Descriptors::shared().try_take(1).filter(|_| clients < most) {
-            Some(descriptor) => Some((socket, Place { hub: self.clone(), descriptor })),
-            None => {
-                self.left();
-                metrics.refuse(RefuseReason::Limit);
-                tracing::debug!(upstream = self.name, clients, "client refused: at the limit");
-                socket.refuse();
-                None
-            }
+        if let Some((socket, admitted)) = self.present.admit(socket, 1) {
+            self.enter(Client { socket, accepted, service, peer, local, hops, admitted });
         }
     }
 
@@ -245,9 +226,7 @@ impl Hub {
         };
         if let Some(reason) = refused {
             drop(waiting);
-            self.status.metrics.refuse(reason);
-            tracing::debug!(upstream = self.name, reason = reason.name(), "client refused");
-            return client.socket.refuse();
+            return self.present.refuse(client.socket, reason, "nobody may wait");
         }
         waiting.insert(client);
         drop(waiting);
@@ -282,8 +261,7 @@ impl Hub {
         let wait = self.current().limits.wait;
         let (late, next) = self.waiting().take_late(now, wait);
         for client in late {
-            tracing::debug!(upstream = self.name, ?wait, "client refused: no link");
-            self.refuse(client);
+            self.present.refuse(client.socket, RefuseReason::LinkDown, "it has waited for `limits.wait`");
         }
         next
     }
@@ -292,22 +270,8 @@ impl Hub {
     pub fn close(&self) {
         self.leaving.store(true, Ordering::Relaxed);
         let clients = self.waiting().close();
-        clients.into_iter().for_each(|client| self.refuse(client));
-    }
-
-    fn refuse(&self, client: Client) {
-        self.status.metrics.refuse(RefuseReason::LinkDown);
-        client.socket.refuse();
-    }
-
-    /// Clients accepted and not yet gone.
-    pub fn clients(&self) -> usize {
-        self.clients.load(Ordering::Acquire)
-    }
-
-    /// A client is gone.
-    pub fn left(&self) {
-        self.clients.fetch_sub(1, Ordering::AcqRel);
+        let refuse = |client: Client| self.present.refuse(client.socket, RefuseReason::LinkDown, "its upstream goes");
+        clients.into_iter().for_each(refuse);
     }
 
     /// Cuts every wait for a redial short.

@@ -7,11 +7,10 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use super::hub::Hub;
 use crate::link::drill::Drill;
 use crate::listener::client::Socket;
+use crate::listener::present::Admitted;
 use crate::listener::waiting::Waits;
-use crate::net::descriptors::Held;
 
 /// Orders to a link, as bits.
 pub mod order {
@@ -38,24 +37,12 @@ pub struct Client {
     pub local: Option<SocketAddr>,
     /// Gateways passed before this one.
     pub hops: u8,
-    pub place: Place,
+    pub admitted: Admitted,
 }
 
 impl Waits for Client {
     fn accepted(&self) -> Instant {
         self.accepted
-    }
-}
-
-/// One of `limits.connections`, and a descriptor.
-pub struct Place {
-    pub hub: Arc<Hub>,
-    pub descriptor: Held,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.hub.left();
     }
 }
 

@@ -141,7 +141,7 @@ impl Stage {
     /// Every client is gone, and every count says so.
     async fn is_quiet(&self) {
         eventually("nobody is left", || {
-            self.hub.clients() == 0
+            self.hub.present.count() == 0
                 && self.hub.streams() == 0
                 && self.hub.status.metrics.connections.get() == 0
                 && self.hub.status.metrics.waiting.get() == 0

@@ -51,7 +51,7 @@ impl Wing for Direct {
     }
 
     fn clients(&self) -> usize {
-        self.pool.clients()
+        self.pool.present.count()
     }
 
     fn cut(&self) -> usize {

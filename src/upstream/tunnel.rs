@@ -146,7 +146,7 @@ impl Wing for Tunnel {
     }
 
     fn clients(&self) -> usize {
-        self.hub.clients()
+        self.hub.present.count()
     }
 
     fn cut(&self) -> usize {

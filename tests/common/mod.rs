@@ -281,7 +281,7 @@ impl Everlink {
 
     /// Clients of the first upstream: accepted and not yet gone.
     pub fn clients(&self) -> usize {
-        self.running[&self.upstream.name].pool.clients()
+        self.running[&self.upstream.name].pool.present.count()
     }
 
     pub fn retry(&self) {

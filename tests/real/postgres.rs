@@ -46,6 +46,17 @@ impl<'n> Postgres<'n> {
     }
 
     fn start_again(&mut self) {
+        self.begin_again();
+        let server = self.server.take().expect("begun");
+        let serves = || {
+            let mut psql = self.there(psql(self.port));
+            psql.arg("-c").arg("select").output().is_ok_and(|output| output.status.success())
+        };
+        self.server = Some(server.until_ready(serves));
+    }
+
+    /// Starts it, and does not wait until it serves.
+    fn begin_again(&mut self) {
         let mut server = unprivileged("postgres");
         server.arg("-D").arg(self.directory.path().join("data")).current_dir(self.directory.path());
         let port = format!("port={}", self.port);
@@ -55,12 +66,8 @@ impl<'n> Postgres<'n> {
         for setting in &self.settings {
             server.args(["-c", setting]);
         }
-        let serves = || {
-            let mut psql = self.there(psql(self.port));
-            psql.arg("-c").arg("select").output().is_ok_and(|output| output.status.success())
-        };
         let mut server = self.there(server);
-        self.server = Some(Daemon::start(&mut server, &self.directory.path().join("log")).until_ready(serves));
+        self.server = Some(Daemon::start(&mut server, &self.directory.path().join("log")));
     }
 
     fn there(&self, command: Command) -> Command {
@@ -172,15 +179,16 @@ fn pgbench_completes_through_everlink_without_a_failed_transaction() {
     everlink.stop();
 }
 
-/// A link that everlink dials while PostgreSQL shuts down holds the shutdown up until `authentication_timeout`, for the
-/// server waits for each process it has begun; hence the short one.
+/// PostgreSQL waits for each connection that it accepted while it shut down, up to `authentication_timeout`: a minute.
 #[test]
-fn a_restart_of_the_server_is_survived() {
-    let mut postgres = Postgres::start(&["authentication_timeout=5s"]);
+fn a_restart_of_the_server_is_survived_and_not_held_up() {
+    let mut postgres = Postgres::start(&[]);
     let everlink = postgres.behind_everlink("limits.wait = \"20s\"\n");
     let port = everlink.listener("orders").port();
     assert_eq!(succeeded(psql(port).args(["-c", "create table t as select 1 as x"])), "");
+    let told = Instant::now();
     postgres.stop();
+    assert!(told.elapsed() < Duration::from_secs(15), "the shutdown took {:?}", told.elapsed());
     wait_until("the outage is seen", || everlink.metric(UP) == 0.0);
     let waiting = std::thread::spawn(move || finished(psql(port).args(["-c", "select x from t"])));
     wait_until("a client waits", || everlink.metric(r#"everlink_connections_waiting{upstream="orders"}"#) == 1.0);
@@ -194,6 +202,31 @@ fn a_restart_of_the_server_is_survived() {
     let early = String::from_utf8_lossy(&waited.stderr).contains("the database system is starting up");
     assert!(early || waited.stdout == b"1\n", "the client that waited hears the server: {waited:?}");
     assert_eq!(succeeded(psql(port).args(["-c", "select x from t"])), "1\n");
+    everlink.stop();
+}
+
+/// While it recovers, PostgreSQL accepts connections for good that it will not serve: they say so whenever they are asked.
+#[test]
+fn a_link_that_was_made_during_a_recovery_is_given_to_nobody_afterwards() {
+    let mut postgres = Postgres::start(&[]);
+    let everlink = postgres.behind_everlink("");
+    let port = everlink.listener("orders").port();
+    // Ended at once with much to do again: the recovery takes a moment, in which links are made.
+    succeeded(psql(port).args(["-c", "create table t as select generate_series(1, 2000000) as x"]));
+    succeeded(psql(port).args(["-c", "update t set x = x + 1"]));
+    postgres.server.take().expect("running").end_by("QUIT");
+    wait_until("everlink knows", || everlink.metric(UP) == 0.0);
+    let dials = count(&everlink, "everlink_link_dials_total", "outcome=\"ok\"");
+    postgres.begin_again();
+    wait_until("links were made", || count(&everlink, "everlink_link_dials_total", "outcome=\"ok\"") >= dials + 2.0);
+    wait_until("it serves", || psql(postgres.port).args(["-c", "select 1"]).output().is_ok_and(|o| o.status.success()));
+    // Each link is made anew at the latest when it is twice as old as the first was then.
+    let aged = || count(&everlink, "everlink_link_losses_total", "reason=\"aged\"");
+    let before = aged();
+    wait_until("links are made anew", || aged() >= before + 2.0);
+    for _ in 0..4 {
+        assert_eq!(succeeded(psql(port).args(["-c", "select 1"])), "1\n");
+    }
     everlink.stop();
 }
 
@@ -264,9 +297,12 @@ fn links_that_the_server_cuts_for_not_logging_in_are_renewed_before_it_does() {
     let before = everlink.metric(DOWNTIME);
     wait_within(Duration::from_secs(40), "everlink is earlier than the server", || {
         assert_eq!(everlink.metric(UP), 1.0, "a cut by the server's timer is no outage");
-        count(&everlink, "everlink_link_losses_total", "reason=\"aged\"") >= 2.0
+        everlink.upstream("orders").learned_max_age_seconds.is_some()
     });
     let learned = everlink.upstream("orders").learned_max_age_seconds.expect("learned");
+    let aged = || count(&everlink, "everlink_link_losses_total", "reason=\"aged\"");
+    let before_that = aged();
+    wait_until("links are renewed by it", || aged() >= before_that + 2.0);
     assert!((2.0..3.0).contains(&learned), "{learned}");
     let cuts = count(&everlink, "everlink_link_losses_total", "reason=\"closed\"");
     let port = everlink.listener("orders").port();

@@ -11,6 +11,7 @@ use crate::direct::beat::{Dialogue, Heard};
 use crate::direct::pool::Opened;
 use crate::link::dial::DialError;
 use crate::link::heartbeat::Heartbeat;
+use crate::listener::client::close_in_order;
 
 pub(super) struct Connection {
     pub(super) opened: Opened,
@@ -27,6 +28,17 @@ pub(super) struct Connection {
     pub(super) renew_after: Option<Instant>,
     pub(super) offered: bool,
     pub(super) misses: u32,
+}
+
+impl Connection {
+    /// Closes it in order, on purpose, with a word of farewell where the protocol has one.
+    pub(super) fn let_go(mut self) {
+        if let Some(farewell) = self.dialogue.farewell() {
+            // A server that does not take it now is left without.
+            let _ = write_now(&mut self.opened.stream, farewell);
+        }
+        tokio::spawn(close_in_order(self.opened.stream));
+    }
 }
 
 pub(super) enum Happened {

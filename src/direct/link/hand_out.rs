@@ -2,13 +2,12 @@
 
 use std::time::Instant;
 
-use super::connection::{Connection, Happened, poll_listen, poll_once};
+use super::connection::{Happened, poll_listen, poll_once};
 use super::tell::tell;
 use super::{Ended, LinkTask};
 use crate::direct::beat::Heard;
 use crate::direct::client::Client;
 use crate::link::state::{Action, Input, State};
-use crate::listener::client::close_in_order;
 use crate::metrics::LossReason;
 
 impl LinkTask {
@@ -41,21 +40,19 @@ impl LinkTask {
             );
             self.pool.status.metrics.changed();
         }
+        self.wanted = false;
         if std::mem::take(&mut self.lost) {
             self.pool.status.metrics.reconnects.inc();
         }
+        if std::mem::take(&mut self.troubled) {
+            self.back = Some(now);
+        }
         self.trusting = true;
+        // What kept it from coming up is over; events and the log remember it.
+        self.status.update(|view| view.last_error = None);
         self.publish();
         self.offer(now);
         self.move_if_outdone();
-    }
-
-    /// Renews the link at a better endpoint that is well by now.
-    pub(super) fn move_if_outdone(&mut self) {
-        let outdone = |c: &Connection| self.pool.endpoints().is_outdone(&c.opened.endpoint);
-        if self.is_up() && self.scout.is_none() && self.connection.as_ref().is_some_and(outdone) {
-            self.renew(LossReason::Aged);
-        }
     }
 
     pub(super) fn offer(&mut self, now: Instant) {
@@ -126,6 +123,8 @@ impl LinkTask {
         if matches!(reason, LossReason::Heartbeat | LossReason::Protocol) {
             self.pool.answers(false);
         }
+        // A reset may be a timer's work, which whoever heard it knows.
+        self.troubled |= reason != LossReason::Reset;
         self.tell_of_loss(now, reason, what);
         self.handle(now, Input::Lost);
     }
@@ -141,20 +140,12 @@ impl LinkTask {
             self.pool.status.metrics.lose(reason);
             self.refill = Some(self.pool.stay_alive());
         }
-        tokio::spawn(close_in_order(old.opened.stream));
+        old.let_go();
         if let Some(Action::Dial) = self.machine.handle(now, Input::HandedOut) {
             self.start_dial();
         }
         if matches!(self.machine.state(), State::Connecting { .. }) {
             self.trusting = false;
-        }
-    }
-
-    /// Dials the next connection while this one serves on.
-    pub(super) fn renew(&mut self, reason: LossReason) {
-        if self.renewing.is_none() && self.dialling.is_none() {
-            self.renewing = Some(reason);
-            self.start_dial();
         }
     }
 
@@ -173,7 +164,7 @@ impl LinkTask {
         if let Some(old) = self.connection.take() {
             let reason = if self.scout.is_some() { LossReason::Aged } else { LossReason::Reload };
             self.pool.status.metrics.lose(reason);
-            tokio::spawn(close_in_order(old.opened.stream));
+            old.let_go();
         }
         ended
     }

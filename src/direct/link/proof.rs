@@ -107,6 +107,7 @@ impl LinkTask {
             self.pool.trouble(&endpoint, format!("{}: {what}", endpoint.name));
         }
         self.refill = None;
+        self.troubled = true;
         self.tell_of_failure(what);
         self.handle(now, Input::DialFailed);
     }

@@ -64,8 +64,9 @@ impl LinkTask {
             _ => 1,
         };
         self.status.update(|view| view.last_error = Some(what.to_owned()));
-        // The first failure and then ever fewer: a long outage must not fill the log.
-        let news = attempt.is_power_of_two();
+        // The first failure and then ever fewer: a long outage must not fill the log, however many clients wait meanwhile.
+        let wanted = std::mem::take(&mut self.wanted);
+        let news = attempt.is_power_of_two() && !wanted;
         let told = news && self.pool.may_tell(Instant::now());
         if told {
             self.record("dial_failed", None, what.to_owned());

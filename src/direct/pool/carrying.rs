@@ -9,18 +9,18 @@ use super::{Client, Pool};
 use crate::config::{Beat, InUse};
 use crate::direct::carry::Carry;
 use crate::direct::carry_lines;
-use crate::direct::client::Place as ClientPlace;
 use crate::direct::in_use::Origin;
 use crate::direct::line::LineMode;
+use crate::listener::present::Admitted;
 use crate::metrics::{CloseReason, Label, LinkState, LossReason, UpstreamMetrics};
 use crate::status::Event;
 
 impl Pool {
     /// Joins a client to a connection. Must be called on the runtime the connection belongs to.
     pub fn carry(self: &Arc<Self>, client: Client, opened: Opened, banner: Vec<u8>) {
-        let Client { socket, accepted, mut place } = client;
+        let Client { socket, accepted, mut admitted } = client;
         // From here on the connection is there, and counts for itself.
-        place.descriptors.give_back(1);
+        admitted.descriptors.give_back(1);
         let stream = match socket.into_stream() {
             Ok(stream) => stream,
             Err(error) => {
@@ -44,7 +44,8 @@ impl Pool {
         metrics.wait.observe(accepted.elapsed().as_secs_f64());
         metrics.connections.inc();
         metrics.links[LinkState::InUse.index()].inc();
-        let carried = Carrying { place, tie, since: accepted, reason: CloseReason::Error };
+        let carried =
+            Carrying { pool: self.clone(), _admitted: admitted, tie, since: accepted, reason: CloseReason::Error };
         if let Some(mode) = by_line {
             let settings = self.settings.subscribe();
             tokio::spawn(carried.until(move |metrics| async move {
@@ -72,7 +73,8 @@ impl Pool {
 
 /// A connection in use. Counted out when dropped, even by a panic of its task.
 struct Carrying {
-    place: ClientPlace,
+    pool: Arc<Pool>,
+    _admitted: Admitted,
     tie: Tie,
     since: Instant,
     reason: CloseReason,
@@ -80,13 +82,13 @@ struct Carrying {
 
 impl Carrying {
     async fn until<F: Future<Output = CloseReason>>(mut self, carry: impl FnOnce(Arc<UpstreamMetrics>) -> F) {
-        let metrics = self.place.pool.status.metrics.clone();
+        let metrics = self.pool.status.metrics.clone();
         self.reason = carry(metrics).await;
     }
 
     /// A client has lost something, which neither it nor the server can explain. Of many at once a few are told.
     fn tell_of_death(&self) {
-        let (pool, endpoint) = (&self.place.pool, &self.tie.endpoint.name);
+        let (pool, endpoint) = (&self.pool, &self.tie.endpoint.name);
         if !pool.may_tell(Instant::now()) {
             return;
         }
@@ -105,7 +107,7 @@ impl Carrying {
 
 impl Drop for Carrying {
     fn drop(&mut self) {
-        let pool = &self.place.pool;
+        let pool = &self.pool;
         pool.status.metrics.connections.dec();
         pool.status.metrics.links[LinkState::InUse.index()].dec();
         pool.status.metrics.close(self.reason);

@@ -9,28 +9,16 @@ use tokio::sync::watch;
 use super::dials::{Dialling, Opened};
 use super::{Client, Pool};
 use crate::config;
-use crate::direct::client::Place as ClientPlace;
 use crate::listener::client::{Socket, close_in_order};
 use crate::listener::{Arrivals, Arrived};
 use crate::metrics::RefuseReason;
-use crate::net::descriptors::Descriptors;
 
 impl Pool {
     /// A client was accepted on `worker`: hands it to a link, lets it wait, or refuses it.
     pub fn arrive(self: &Arc<Self>, socket: Socket, worker: usize) {
-        let metrics = &self.status.metrics;
-        metrics.connections_total.inc();
-        let limits = &self.current().limits;
-        let clients = self.clients.fetch_add(1, Ordering::AcqRel);
-        let descriptors = Descriptors::shared().try_take(2);
-        let Some(descriptors) = descriptors.filter(|_| clients < limits.connections) else {
-            self.left();
-            metrics.refuse(RefuseReason::Limit);
-            tracing::debug!(upstream = self.name, clients, "client refused: at the limit");
-            return socket.refuse();
-        };
-        let place = ClientPlace { pool: self.clone(), descriptors };
-        self.queue_up(Client { socket, accepted: Instant::now(), place }, worker);
+        if let Some((socket, admitted)) = self.present.admit(socket, 2) {
+            self.queue_up(Client { socket, accepted: Instant::now(), admitted }, worker);
+        }
     }
 
     /// A client whose link turned out to be gone comes first again.
@@ -58,8 +46,7 @@ impl Pool {
         };
         if let Some(reason) = refused {
             drop(queue);
-            self.status.metrics.refuse(reason);
-            return client.socket.refuse();
+            return self.present.refuse(client.socket, reason, "nobody may wait");
         }
         queue.waiting.insert(client);
         let dial_more = self.is_answering() && queue.dialling < queue.waiting.len();
@@ -105,10 +92,15 @@ impl Pool {
         };
         let (late, next) = self.queue().waiting.take_late(now, wait);
         for client in late {
-            tracing::debug!(upstream = self.name, ?wait, "client refused: no link");
-            self.refuse(client);
+            self.present.refuse(client.socket, RefuseReason::LinkDown, "it has waited for `limits.wait`");
         }
         next
+    }
+
+    /// Whether a client waits and nothing is on its way for it: the links, if any, wait for their own time.
+    pub fn wants_a_dial(&self) -> bool {
+        let queue = self.queue();
+        !queue.waiting.is_empty() && queue.dialling == 0
     }
 
     /// The upstream goes: nobody waits any more, nobody is let in.
@@ -119,22 +111,8 @@ impl Pool {
             queue.ready.clear();
             queue.waiting.close()
         };
-        waiting.into_iter().for_each(|client| self.refuse(client));
-    }
-
-    fn refuse(&self, client: Client) {
-        self.status.metrics.refuse(RefuseReason::LinkDown);
-        client.socket.refuse();
-    }
-
-    /// Clients accepted and not yet gone.
-    pub fn clients(&self) -> usize {
-        self.clients.load(Ordering::Acquire)
-    }
-
-    /// A client is gone.
-    pub fn left(&self) {
-        self.clients.fetch_sub(1, Ordering::AcqRel);
+        let refuse = |client: Client| self.present.refuse(client.socket, RefuseReason::LinkDown, "its upstream goes");
+        waiting.into_iter().for_each(refuse);
     }
 }
 

@@ -26,7 +26,7 @@ impl LinkTask {
     }
 
     fn carry(&mut self, client: Client) {
-        let Client { socket, accepted, service, peer, local, hops, place } = client;
+        let Client { socket, accepted, service, peer, local, hops, admitted } = client;
         let stream = match socket.into_stream() {
             Ok(stream) => stream,
             Err(error) => {
@@ -36,7 +36,7 @@ impl LinkTask {
             }
         };
         let metrics = &self.hub.status.metrics;
-        let local_side = Local { stream, guard: Box::new(place) };
+        let local_side = Local { stream, guard: Box::new(admitted) };
         if self.driver.open(&service, peer, local, hops, local_side).is_err() {
             // It was asked a moment ago; the socket closes.
             self.slot.one_less();

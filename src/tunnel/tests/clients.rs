@@ -8,7 +8,7 @@ use crate::tunnel::door::Door;
 async fn a_client_is_carried_and_counted_until_it_is_gone() {
     let stage = Stage::up().await;
     let client = stage.carried().await;
-    assert_eq!((stage.hub.clients(), stage.hub.streams()), (1, 1));
+    assert_eq!((stage.hub.present.count(), stage.hub.streams()), (1, 1));
     assert_eq!(stage.hub.status.metrics.connections.get(), 1);
     drop(client);
     stage.is_quiet().await;
@@ -21,7 +21,7 @@ async fn one_more_than_the_session_takes_is_refused_and_not_passed_around() {
     stage.is_up().await;
     let first = stage.carried().await;
     ends(&mut stage.client().await).await;
-    assert_eq!((stage.refused(RefuseReason::Limit), stage.hub.streams(), stage.hub.clients()), (1, 1, 1));
+    assert_eq!((stage.refused(RefuseReason::Limit), stage.hub.streams(), stage.hub.present.count()), (1, 1, 1));
     drop(first);
     stage.is_quiet().await;
     drop(stage.carried().await);
@@ -77,7 +77,7 @@ async fn a_link_that_is_over_gives_a_client_back() {
     assert_eq!(stage.hub.status.metrics.waiting.get(), 1, "it came back and waits on");
     stage.stop.cancel();
     ends(&mut client).await;
-    assert_eq!(stage.hub.clients(), 0);
+    assert_eq!(stage.hub.present.count(), 0);
 }
 
 /// The door of a forward that trusts the loopback's proxies, and a client at it.
@@ -94,7 +94,7 @@ async fn a_proxys_header_is_taken_off_in_whatever_pieces_it_comes() {
     let stage = Stage::up().await;
     let mut client = at_the_door(&stage).await;
     client.write_all(b"PROXY TCP4 192.0.2.1 ").await.expect("sent");
-    eventually("it has its place", || stage.hub.clients() == 1).await;
+    eventually("it has its place", || stage.hub.present.count() == 1).await;
     client.write_all(b"192.0.2.2 4000 80\r\nfirst").await.expect("sent");
     let mut answer = [0; 5];
     client.read_exact(&mut answer).await.expect("answered");
@@ -107,7 +107,7 @@ async fn a_proxys_header_is_taken_off_in_whatever_pieces_it_comes() {
 async fn who_says_nothing_at_a_proxys_door_holds_a_place_and_no_more_than_there_are() {
     let stage = Stage::set_with(|_| {}, |upstream| upstream.limits.connections = 2).await;
     let silent = [at_the_door(&stage).await, at_the_door(&stage).await];
-    eventually("they are counted", || stage.hub.clients() == 2).await;
+    eventually("they are counted", || stage.hub.present.count() == 2).await;
     ends(&mut at_the_door(&stage).await).await;
     assert_eq!(stage.refused(RefuseReason::Limit), 1);
     drop(silent);

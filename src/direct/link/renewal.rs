@@ -1,0 +1,56 @@
+//! When a link takes a new connection while the old one is still good, and how.
+
+use std::time::{Duration, Instant};
+
+use super::LinkTask;
+use super::connection::Connection;
+use crate::metrics::LossReason;
+
+/// The first renewal of a link to a server that has just come back.
+const SETTLE: Duration = Duration::from_secs(1);
+
+impl LinkTask {
+    /// Dials the next connection while this one serves on.
+    pub(super) fn renew(&mut self, reason: LossReason) {
+        if self.renewing.is_none() && self.dialling.is_none() {
+            self.renewing = Some(reason);
+            self.start_dial();
+        }
+    }
+
+    /// Renews the link at a better endpoint that is well by now.
+    pub(super) fn move_if_outdone(&mut self) {
+        let outdone = |c: &Connection| self.pool.endpoints().is_outdone(&c.opened.endpoint);
+        if self.is_up() && self.scout.is_none() && self.connection.as_ref().is_some_and(outdone) {
+            self.renew(LossReason::Aged);
+        }
+    }
+
+    pub(super) fn renewal_due(&self) -> Option<Instant> {
+        let connection = self.connection.as_ref()?;
+        if self.renewing.is_some() {
+            return None;
+        }
+        let set = self.settings.borrow().pool.max_age;
+        let age = match (set, self.pool.status.learned_max_age()) {
+            (Some(set), Some(learned)) => Some(set.min(learned)),
+            (age, None) | (None, age) => age,
+        };
+        let due = match (age.map(|age| connection.opened.at + age.mul_f64(connection.age_share)), self.settles_at()) {
+            (Some(aged), Some(settled)) => aged.min(settled),
+            (aged, settled) => aged.or(settled)?,
+        };
+        Some(connection.renew_after.map_or(due, |after| due.max(after)))
+    }
+
+    /// When a connection that was made while its server came back is to be made anew. What a server is when it accepts it may
+    /// remain for that connection: to one that PostgreSQL accepted while it started it says so a minute later, too, and for one
+    /// that it accepted while it shut down it waits. Nothing shows on a connection without beats; so it is renewed after a
+    /// second, two, four, until the server has stood for `retry.stable_after`.
+    fn settles_at(&self) -> Option<Instant> {
+        let (connection, back) = (self.connection.as_ref()?, self.back?);
+        let stood = connection.opened.at.saturating_duration_since(back);
+        let unsure = !connection.dialogue.speaks() && stood < self.known.retry.stable_after;
+        unsure.then(|| connection.opened.at + stood.max(SETTLE))
+    }
+}

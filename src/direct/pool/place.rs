@@ -17,6 +17,8 @@ pub mod order {
     pub const MOVE: u8 = 4;
     /// Beat at once: this machine was suspended.
     pub const ASK: u8 = 8;
+    /// The name that led to the connection's address leads elsewhere: renew it.
+    pub const RENEW: u8 = 16;
 }
 
 /// Where one link can be reached.

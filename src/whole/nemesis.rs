@@ -21,6 +21,9 @@ use crate::net::rehearsal::Kind;
 use crate::session::hello::{self, Hello, SessionId, Token};
 use crate::tunnel::slot::order;
 
+/// More than all sessions of a run come to.
+const MEMORY: u64 = 1 << 30;
+
 /// What is to be done at its time.
 #[derive(Debug, Clone, Copy)]
 enum Deed {
@@ -175,6 +178,7 @@ impl Nemesis {
             far.change(|settings| {
                 settings.limits.sessions = 1024;
                 settings.limits.streams = 1024;
+                settings.limits.memory = MEMORY;
             });
         }
         near.give_token(true);
@@ -227,9 +231,11 @@ impl Nemesis {
                 self.counts.one("nemesis: heartbeat of a gateway edited");
                 let new = self.random.bool().then(|| beats(&mut self.random));
                 let buffer = [256 << 10, 1 << 20, 16 << 20][self.random.usize(0..3)];
+                let memory = [0, 1 << 20, MEMORY][self.random.usize(0..3)];
                 gateways[gateway].change(|settings| {
                     settings.heartbeat = new;
                     settings.resume.buffer = buffer;
+                    settings.limits.memory = memory;
                 });
             }
             18 => {

@@ -16,6 +16,7 @@ mod traffic;
 mod real {
     mod long_way;
     mod memcached;
+    mod names;
     mod outages;
     mod postgres;
     mod prometheus;

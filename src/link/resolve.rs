@@ -65,7 +65,8 @@ pub struct Answer {
     pub stale: Option<ResolveError>,
     /// How long DNS lets the answer be kept; `None`: it is not from DNS.
     pub ttl: Option<Duration>,
-    /// Nothing is missing that a slow or broken nameserver may yet have told, such as the other family.
+    /// Nothing is left out, and nothing is missing that a slow or broken nameserver may yet have told, such as the other
+    /// family.
     pub whole: bool,
 }
 
@@ -248,8 +249,9 @@ impl Shared {
             let lack = match Name::from_str_relaxed(&candidate) {
                 Ok(name) => match ask::addresses(&name, self.sources.port, &conf).await {
                     Ok(found) => {
-                        let addresses = bounded(&found.addresses).into();
-                        return Ok(Told { addresses, ttl: found.ttl, whole: found.whole });
+                        let addresses = bounded(&found.addresses);
+                        let whole = found.whole && found.addresses.iter().all(|address| addresses.contains(address));
+                        return Ok(Told { addresses: addresses.into(), ttl: found.ttl, whole });
                     }
                     Err(lack) => lack,
                 },

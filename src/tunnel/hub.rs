@@ -272,6 +272,12 @@ impl Hub {
         free.min_by_key(|slot| slot.streams.load(Ordering::Relaxed)).cloned()
     }
 
+    /// Clients wait, for no link is open.
+    pub fn is_waited_for(&self) -> bool {
+        let waits = !self.waiting().is_empty();
+        waits && !self.slots.load().iter().any(|slot| slot.is_open())
+    }
+
     /// Every link is up, and none takes more streams: nothing is to be waited for.
     fn is_full(&self) -> bool {
         let slots = self.slots.load();

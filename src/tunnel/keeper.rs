@@ -86,6 +86,7 @@ impl Keeper {
     /// As many links as `pool.size` asks for; those that are leaving, or yield, do not count.
     fn fill(&mut self) {
         let wanted = self.settings.borrow_and_update().pool.size;
+        self.make_way();
         let mut staying: Vec<_> = self.slots.values().filter(|slot| slot.stays()).collect();
         if staying.len() > wanted {
             // Those with the fewest streams go, of equal ones the youngest.
@@ -98,6 +99,23 @@ impl Keeper {
         }
         for _ in staying.len()..wanted {
             self.add(0);
+        }
+    }
+
+    /// Clients wait while every session is searched for, and a gateway is up that has none of them: one link gives its place
+    /// to a fresh one, which goes there, and searches on for the sake of its streams.
+    fn make_way(&self) {
+        let mut staying = self.slots.values().filter(|slot| slot.stays());
+        if staying.clone().any(|slot| slot.fresh.load(Ordering::Acquire)) || !self.hub.is_waited_for() {
+            return;
+        }
+        if let Some(slot) = staying.find(|slot| slot.searches.load(Ordering::Acquire)) {
+            tracing::info!(
+                upstream = self.hub.name,
+                link = slot.id,
+                "another gateway is up and clients wait: a link is made for them while the session is searched for"
+            );
+            slot.yields.store(true, Ordering::Release);
         }
     }
 

@@ -5,7 +5,7 @@
 
 mod clients;
 mod drill;
-mod names;
+mod elsewhere;
 mod session;
 mod tell;
 
@@ -203,6 +203,7 @@ impl LinkTask {
             Action::Abandon { id } => self.abandon(id),
             Action::Thaw => self.driver.thaw(),
             Action::Elsewhere => self.yield_place(),
+            Action::AnotherIsUp => self.another_is_up(),
             Action::StartFresh(gone) => self.start_fresh(gone),
             Action::Failed => self.tell_failed(),
         }

@@ -75,8 +75,13 @@ pub struct Slot {
     pub open: AtomicBool,
     /// It will end; another has its place in the pool.
     pub leaving: AtomicBool,
-    /// It stays at a gateway to which the name leads no more: another takes its place, and it takes streams until that stands.
+    /// Its session lives at a gateway that new streams are not for: another takes its place in the pool, and until that
+    /// stands it takes streams as well, if it can.
     pub yields: AtomicBool,
+    /// It has no session, and looks for any gateway.
+    pub fresh: AtomicBool,
+    /// Its session is searched for, and a gateway that does not have it is up.
+    pub searches: AtomicBool,
     /// Streams it carries, clients on their way to it included.
     pub streams: AtomicUsize,
     /// How many its session takes.
@@ -98,6 +103,8 @@ impl Slot {
             open: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             yields: AtomicBool::new(false),
+            fresh: AtomicBool::new(true),
+            searches: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
             most: AtomicUsize::new(usize::MAX),
             clients: Mutex::new(Some(Vec::new())),

@@ -80,6 +80,9 @@ impl Claims {
             // move met the wrong one. That is no reason to end a session that lives.
             Answer::Unknown { .. } => {
                 self.places.reject(place);
+                if self.session.is_some() && !self.is_well() {
+                    out.push(Action::AnotherIsUp);
+                }
                 self.wait_after_wrong_door(now);
                 self.wait_after_failure(now, false, out);
             }

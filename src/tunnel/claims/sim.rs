@@ -494,6 +494,8 @@ impl Sim {
             }
             Action::Elsewhere if self.holder.is_none() => return Err("nowhere is not elsewhere".to_owned()),
             Action::Elsewhere => self.elsewhere += 1,
+            Action::AnotherIsUp if self.session.is_none() => return Err("no session is searched for".to_owned()),
+            Action::AnotherIsUp => {}
             Action::StartFresh(_) => {
                 if let Some(id) = self.holder.take() {
                     self.connections.remove(&id);

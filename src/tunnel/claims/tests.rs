@@ -557,7 +557,8 @@ fn unknown_from_another_gateway_goes_on_searching_until_the_deadline() {
             [Action::Dial { id, place }] => {
                 places.push(place);
                 table.says_hello(Input::Ready(id));
-                table.quiet(Input::Answer(id, Answer::Unknown { own_name: false }));
+                let answer = Input::Answer(id, Answer::Unknown { own_name: false });
+                assert_eq!(table.take(answer), [Action::AnotherIsUp]);
             }
             [Action::StartFresh(Gone::Expired), Action::Dial { .. }] => break,
             ref other => panic!("{other:?}"),

@@ -125,6 +125,8 @@ pub enum Action {
     Thaw,
     /// Another gateway is where the name leads: the session stays where it is, for that one does not know it.
     Elsewhere,
+    /// The session is lost, and a gateway that does not have it is up: it could serve others meanwhile.
+    AnotherIsUp,
     /// The session is gone: close its connection, if there is one, reset its streams.
     StartFresh(Gone),
     /// `retry.attempts` are used up: nothing is dialled until [`Input::Retry`].

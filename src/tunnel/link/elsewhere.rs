@@ -1,4 +1,5 @@
-//! A name that leads elsewhere: the link follows it, or gives its place in the pool to one that does.
+//! A name that leads elsewhere: the link follows it, or gives its place in the pool to one that does. And gateways other
+//! than the session's, which could serve new streams while it is searched for.
 
 use std::sync::atomic::Ordering;
 
@@ -51,6 +52,12 @@ impl LinkTask {
         let endpoint = self.at.as_ref().map(|at| at.name.clone());
         self.event_of("name_changed", endpoint, None, text);
         self.slot.yields.store(true, Ordering::Release);
+        self.hub.keeper.notify_one();
+    }
+
+    /// The session is searched for, and another gateway is up. Whether anybody needs that is the keeper's to say.
+    pub(super) fn another_is_up(&self) {
+        self.slot.searches.store(true, Ordering::Release);
         self.hub.keeper.notify_one();
     }
 }

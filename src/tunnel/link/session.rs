@@ -167,6 +167,8 @@ impl LinkTask {
                     self.driver.freeze();
                 }
                 self.known = Some(known);
+                self.slot.fresh.store(false, Ordering::Release);
+                self.slot.searches.store(false, Ordering::Release);
                 self.note_how_led(&way);
                 self.tell_up(&way, resumed, planned, again);
                 self.schedule_move();
@@ -197,9 +199,11 @@ impl LinkTask {
         self.slot.open.store(false, Ordering::Release);
         self.known = None;
         self.alive = None;
+        self.slot.fresh.store(true, Ordering::Release);
+        self.slot.searches.store(false, Ordering::Release);
         self.slot.set_led(None);
         if self.slot.yields.load(Ordering::Acquire) {
-            // Another has its place; the state machine is in the middle of a step.
+            // Another has its place. The state machine is in the middle of a step.
             self.slot.tell(order::YIELD);
         }
         let settings = self.settings.borrow().clone();

@@ -57,6 +57,7 @@ use shared::{Phase, Shared, Trouble, random};
 
 /// Sessions that were cut are gone after this.
 const CUT_WITHIN: Duration = Duration::from_secs(2);
+
 /// The gateway of this process.
 pub struct Gateway {
     shared: Arc<Shared>,

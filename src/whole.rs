@@ -5,7 +5,8 @@
 //! handshake, admission, sessions and claims at the gateways. Only the sockets ([`crate::net::memory`]), the clock (tokio's,
 //! paused) and the random numbers are the simulation's. The other way would have been to take the decisions out of their
 //! tasks and to write the loops around them once more: a copy of what is most likely to be wrong. Left out are TLS (its
-//! records are made with random numbers that no seed decides, and `advertise` is believed only under it), DNS and listeners.
+//! records are made with random numbers that no seed decides, and `advertise` is believed only under it), nameservers (names
+//! lead where the simulation has them lead) and listeners.
 //!
 //! Checked are, by everybody who writes and reads ([`streams`]) and by a tap on the wire ([`tap`]): every byte and every end
 //! of every stream once and in order, or a reset that was due and is counted; epochs that only rise; one connection that
@@ -34,7 +35,7 @@ use fastrand::Rng;
 
 use self::counts::Counts;
 use self::nemesis::Nemesis;
-use self::stage::{Far, MS, Near, Profile, SECOND, gateway_address};
+use self::stage::{Far, MS, Near, Profile, SECOND, gateway_addresses, name};
 use self::streams::{Outcome, Plan, Users};
 use self::tap::Record;
 use crate::clock;
@@ -83,8 +84,9 @@ async fn play(seed: u64) -> Result<Ran, String> {
     let mut random = Rng::with_seed(seed);
     let profile = Profile::random(&mut random);
     let (tap, record) = tap::tap();
-    let addresses = (0..profile.gateways).map(gateway_address).collect();
+    let addresses = (0..profile.gateways).map(gateway_addresses).collect();
     let _running = memory::begin(seed, addresses, Habits::rough(), tap);
+    (0..profile.gateways).for_each(|gateway| name(gateway, gateway, 0));
     tokio::spawn(memory::pump());
     tokio::spawn(memory::dispatch());
     let silences = if profile.gentle { SECOND } else { 15 * SECOND };

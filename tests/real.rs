@@ -18,6 +18,7 @@ mod real {
     mod long_way;
     mod memcached;
     mod nginx;
+    mod names;
     mod outages;
     mod postgres;
     mod prometheus;

@@ -136,8 +136,9 @@ fn of_gateway(gateway: &Gateway) -> Vec<String> {
     vec![
         format!("gateway: {budget}"),
         format!(
-            "gateway: its sessions hold at most {} together (limits.memory), so {} each if all {sessions} hold the same; \
-             one alone keeps at most {} for replay (resume.buffer)",
+            "gateway: its sessions hold about {} together (limits.memory), so {} each if all {sessions} hold the same; past \
+             that each may still come to 256KiB and 16KiB for each open stream; one alone keeps at most {} for replay \
+             (resume.buffer)",
             show_size(memory),
             show_about(each),
             show_size(gateway.resume.buffer),
@@ -229,8 +230,9 @@ mod tests {
                 "site: its 3 sessions hold at most 240MiB here, 80MiB each (resume.buffer 16MiB + limits.windows 64MiB)"
                     .to_owned(),
                 "gateway: a dead link is noticed within the budget of its dialer: no [gateway.heartbeat]".to_owned(),
-                "gateway: its sessions hold at most 1GiB together (limits.memory), so 170MiB each if all 6 hold the \
-                 same; one alone keeps at most 16MiB for replay (resume.buffer)"
+                "gateway: its sessions hold about 1GiB together (limits.memory), so 170MiB each if all 6 hold the \
+                 same; past that each may still come to 256KiB and 16KiB for each open stream; one alone keeps at most \
+                 16MiB for replay (resume.buffer)"
                     .to_owned(),
                 format!("metrics: at most {} series for 1 upstream", Metrics::series_of(Mode::Tunnel, 1, false)),
                 format!("descriptors: the limits need {needed}"),

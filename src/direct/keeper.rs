@@ -17,6 +17,7 @@ use crate::config::{self, Endpoint};
 use crate::direct::in_use::Order;
 use crate::direct::link::{Ended, LinkTask};
 use crate::direct::pool::{Place, Pool, order};
+use crate::link::names::{Names, Verdict};
 use crate::link::resolve::Resolver;
 use crate::link::sleep_until_or_never;
 use crate::metrics::LinkState;
@@ -96,12 +97,14 @@ struct Keeper {
     /// Not before this another dial for clients who wait.
     next_wanted: Instant,
     pipes_refused: usize,
+    names: Names,
 }
 
 impl Keeper {
     fn new(pool: Arc<Pool>, drain: watch::Receiver<Duration>) -> Self {
         Self {
             settings: pool.settings.subscribe(),
+            names: pool.names(),
             pool,
             drain,
             links: JoinSet::new(),
@@ -137,6 +140,7 @@ impl Keeper {
                     self.places.values().for_each(|place| place.tell(order::RETRY | order::ASK));
                 }
                 () = self.pool.keeper.notified() => self.pass_drill_on(),
+                told = self.names.told(|| self.pool.led()) => self.renew(&told),
                 () = sleep_until_or_never(deadline) => {}
             }
         }
@@ -235,6 +239,20 @@ impl Keeper {
         }
     }
 
+    /// Renews the warm links whose name leads elsewhere.
+    fn renew(&self, told: &[(u64, Verdict)]) {
+        let gone: HashSet<u64> =
+            told.iter().filter(|(_, verdict)| *verdict == Verdict::Gone).map(|(l, _)| *l).collect();
+        let gone: Vec<_> = self.places.values().filter(|place| gone.contains(&place.id)).collect();
+        if gone.is_empty() {
+            return;
+        }
+        let text = format!("a name leads elsewhere now: {} warm links of its old address are renewed", gone.len());
+        tracing::info!(upstream = self.pool.name, "{text}");
+        self.record("name_changed", text);
+        gone.iter().for_each(|place| place.tell(order::RENEW));
+    }
+
     fn send_scout(&mut self, now: Instant) -> Option<Instant> {
         if self.scout.is_some() {
             return None;
@@ -286,6 +304,7 @@ impl Keeper {
     fn retuned(&mut self) {
         let settings = self.settings.borrow_and_update().clone();
         self.pool.in_use.retune(&settings.heartbeat);
+        self.names.follow(&settings);
         self.next_tcp_look = Instant::now();
         self.fill();
     }

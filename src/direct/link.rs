@@ -173,6 +173,9 @@ impl LinkTask {
         if orders & order::MOVE != 0 {
             self.move_if_outdone();
         }
+        if orders & order::RENEW != 0 && self.is_up() {
+            self.renew(LossReason::Reload);
+        }
         if orders & order::ASK != 0
             && let Some(connection) = &mut self.connection
         {

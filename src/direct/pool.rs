@@ -7,6 +7,7 @@
 mod carrying;
 mod clients;
 mod dials;
+mod named;
 mod place;
 
 use std::collections::VecDeque;

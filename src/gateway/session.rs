@@ -225,6 +225,7 @@ impl Live {
         let phase = self.shared.phase();
         if phase != Phase::Serving && self.phase == Phase::Serving {
             self.driver.go_away(GoAwayCode::Draining, self.shared.come_back_after());
+            self.tell_awaited(phase);
         }
         if phase == Phase::Cut && self.phase != Phase::Cut {
             self.driver.end_streams(ResetCode::Drained, CloseReason::Drained);

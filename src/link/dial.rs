@@ -155,9 +155,8 @@ pub async fn dial(target: &Endpoint, options: &DialOptions, resolver: &Resolver)
     match &target.address {
         Address::Ip(address) => {
             #[cfg(test)]
-            if let Some(connecting) = crate::net::memory::connect(*address) {
-                let (socket, connect_rtt) = settle(target, options, address, timeout_at(deadline, connecting).await)?;
-                return Ok(Dialled { stream: Stream::Memory(socket), address: Some(*address), connect_rtt });
+            if let Some(dialled) = in_memory(target, options, *address, deadline).await {
+                return dialled;
             }
             let connected = timeout_at(deadline, connect(*address)).await;
             let (stream, connect_rtt) = settle(target, options, address, connected)?;
@@ -169,6 +168,12 @@ pub async fn dial(target: &Endpoint, options: &DialOptions, resolver: &Resolver)
                 Ok(answer) => answer,
                 Err(source) => return Err(DialError::Resolve { endpoint: target.name.clone(), source }),
             };
+            #[cfg(test)]
+            if let Some(address) = answer.addresses.first()
+                && let Some(dialled) = in_memory(target, options, *address, deadline).await
+            {
+                return dialled;
+            }
             dial_any(target, answer.addresses, options, deadline).await
         }
         Address::Unix(path) => {
@@ -186,6 +191,23 @@ pub async fn dial(target: &Endpoint, options: &DialOptions, resolver: &Resolver)
             Ok(Dialled { stream, address: None, connect_rtt })
         }
     }
+}
+
+/// The way of a dial in a simulation.
+#[cfg(test)]
+async fn in_memory(
+    target: &Endpoint,
+    options: &DialOptions,
+    address: SocketAddr,
+    deadline: Instant,
+) -> Option<Result<Dialled, DialError>> {
+    let connected = timeout_at(deadline, crate::net::memory::connect(address)?).await;
+    let dialled = settle(target, options, &address, connected);
+    Some(dialled.map(|(socket, connect_rtt)| Dialled {
+        stream: Stream::Memory(socket),
+        address: Some(address),
+        connect_rtt,
+    }))
 }
 
 /// The same with a host's addresses at hand, all within `deadline`: they race, and the first to connect is taken.

@@ -63,6 +63,11 @@ pub struct Answer {
     pub addresses: Vec<SocketAddr>,
     /// Set when DNS failed and these are the last good addresses: how it failed.
     pub stale: Option<ResolveError>,
+    /// How long DNS lets the answer be kept; `None`: it is not from DNS.
+    pub ttl: Option<Duration>,
+    /// Nothing is left out, and nothing is missing that a slow or broken nameserver may yet have told, such as the other
+    /// family.
+    pub whole: bool,
 }
 
 /// Why a host has no addresses.
@@ -104,7 +109,15 @@ struct Shared {
     flights: Mutex<HashMap<String, watch::Receiver<Option<Outcome>>>>,
 }
 
-type Outcome = Result<Arc<[IpAddr]>, ResolveError>;
+type Outcome = Result<Told, ResolveError>;
+
+/// What DNS told.
+#[derive(Debug, Clone)]
+struct Told {
+    addresses: Arc<[IpAddr]>,
+    ttl: Duration,
+    whole: bool,
+}
 
 #[derive(Debug, Clone)]
 struct LastGood {
@@ -143,9 +156,18 @@ impl Resolver {
     /// The addresses of `host`, each with `port`, in at most `within`. While a last good answer is at hand, DNS gets
     /// half of that, so that time is left to dial. Dropping the future closes its sockets.
     pub async fn resolve(&self, host: &str, port: u16, within: Duration) -> Result<Answer, ResolveError> {
-        let fresh = |addresses: &[IpAddr]| Answer { addresses: with_port(addresses, port), stale: None };
+        let fresh = |addresses: &[IpAddr]| Answer {
+            addresses: with_port(addresses, port),
+            stale: None,
+            ttl: None,
+            whole: true,
+        };
         if let Ok(literal) = host.parse::<IpAddr>() {
             return Ok(fresh(&[literal]));
+        }
+        #[cfg(test)]
+        if let Some(addresses) = crate::net::memory::addresses(host) {
+            return Ok(fresh(&addresses));
         }
         if let Some(addresses) = self.shared.without_dns(host) {
             return Ok(fresh(&addresses));
@@ -161,9 +183,9 @@ impl Resolver {
             }
         };
         match outcome {
-            Ok(addresses) => {
-                self.shared.remember(host, &addresses);
-                Ok(fresh(&addresses))
+            Ok(told) => {
+                self.shared.remember(host, &told.addresses);
+                Ok(Answer { ttl: Some(told.ttl), whole: told.whole, ..fresh(&told.addresses) })
             }
             Err(error) => match fallback.filter(|last| last.serves(&error, Instant::now())) {
                 Some(last) => {
@@ -226,7 +248,11 @@ impl Shared {
         for candidate in conf.candidates(host) {
             let lack = match Name::from_str_relaxed(&candidate) {
                 Ok(name) => match ask::addresses(&name, self.sources.port, &conf).await {
-                    Ok(addresses) => return Ok(bounded(&addresses).into()),
+                    Ok(found) => {
+                        let addresses = bounded(&found.addresses);
+                        let whole = found.whole && found.addresses.iter().all(|address| addresses.contains(address));
+                        return Ok(Told { addresses: addresses.into(), ttl: found.ttl, whole });
+                    }
                     Err(lack) => lack,
                 },
                 // Too long with this search domain; as it stands it may be fine.
@@ -279,7 +305,7 @@ impl Shared {
         if let Some(last) = locked(&self.remembered).get_mut(host)
             && !std::mem::replace(&mut last.told, true)
         {
-            tracing::warn!(host, %error, "DNS failed; dialling the last addresses it gave");
+            tracing::warn!(host, %error, "DNS failed; the last addresses it gave serve on");
         }
     }
 }

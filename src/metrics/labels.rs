@@ -62,7 +62,8 @@ label! {
     }
 }
 label! {
-    /// `everlink_link_losses_total{reason}`; the last two are planned.
+    /// `everlink_link_losses_total{reason}`. The last two are planned: what the link was dialled by has changed (files, the
+    /// list of endpoints, where its name leads), or it is of age.
     LossReason {
         Heartbeat = "heartbeat", Closed = "closed", Reset = "reset", Error = "error", Protocol = "protocol",
         Reload = "reload", Aged = "aged",

@@ -15,7 +15,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -66,12 +66,14 @@ pub struct Network {
     pub random: Rng,
     pub start: Instant,
     pub habits: Habits,
+    /// Where names lead.
+    pub names: BTreeMap<String, IpAddr>,
     tap: Option<Box<dyn Tap>>,
     connections: BTreeMap<usize, Connection>,
     next: usize,
     listeners: BTreeMap<SocketAddr, Listener>,
-    /// Gateways, by their addresses; all else is beside whoever dials it.
-    gateways: Vec<SocketAddr>,
+    /// Gateways, each by its two addresses; all else is beside whoever dials it.
+    gateways: Vec<[SocketAddr; 2]>,
     /// Of each gateway: whether the ways there and back stand still.
     clogged: Vec<[bool; 2]>,
     processes: Vec<Process>,
@@ -92,7 +94,7 @@ impl Drop for Running {
 }
 
 /// Makes the network of this thread; inside a runtime whose clock is paused.
-pub fn begin(seed: u64, gateways: Vec<SocketAddr>, habits: Habits, tap: Box<dyn Tap>) -> Running {
+pub fn begin(seed: u64, gateways: Vec<[SocketAddr; 2]>, habits: Habits, tap: Box<dyn Tap>) -> Running {
     fastrand::seed(seed);
     tasks::forget();
     let start = tokio::time::Instant::now().into_std();
@@ -101,6 +103,7 @@ pub fn begin(seed: u64, gateways: Vec<SocketAddr>, habits: Habits, tap: Box<dyn 
         random: Rng::with_seed(seed ^ 0x5eed),
         start,
         habits,
+        names: BTreeMap::new(),
         tap: Some(tap),
         connections: BTreeMap::new(),
         next: 1,
@@ -147,6 +150,11 @@ pub fn fill(bytes: &mut [u8]) -> bool {
     with(|network| network.random.fill(bytes)).is_some()
 }
 
+/// The addresses of a name, in a simulation.
+pub fn addresses(host: &str) -> Option<Vec<IpAddr>> {
+    with(|network| network.names.get(host).map(|address| vec![*address])).flatten()
+}
+
 /// The way of a dial in a simulation.
 pub fn connect(address: SocketAddr) -> Option<impl Future<Output = io::Result<(Socket, Duration)>> + Send> {
     with(|_| ())?;
@@ -157,7 +165,7 @@ async fn dial(process: usize, address: SocketAddr) -> io::Result<(Socket, Durati
     let begun = present();
     with(|network| {
         // Those of users are none of everlink's.
-        if process != USERS && network.gateways.contains(&address) {
+        if process != USERS && network.gateway_at(address).is_some() {
             network.dials.push(begun);
         }
     });
@@ -320,9 +328,13 @@ impl Network {
         }
     }
 
+    fn gateway_at(&self, address: SocketAddr) -> Option<usize> {
+        self.gateways.iter().position(|addresses| addresses.contains(&address))
+    }
+
     /// How long a connect takes; `None`: it is lost.
     fn round_trip(&mut self, address: SocketAddr) -> Option<Duration> {
-        match self.gateways.iter().position(|known| *known == address) {
+        match self.gateway_at(address) {
             None => Some(Duration::ZERO),
             Some(gateway) if self.clogged[gateway] != [false; 2] => None,
             Some(_) => Some(self.habits.latency(&mut self.random) * 2),
@@ -331,7 +343,7 @@ impl Network {
 
     /// `Ok(None)`: the connect was lost after all.
     fn establish(&mut self, process: usize, address: SocketAddr) -> io::Result<Option<Socket>> {
-        let gateway = self.gateways.iter().position(|known| *known == address);
+        let gateway = self.gateway_at(address);
         if gateway.is_some_and(|gateway| self.clogged[gateway] != [false; 2]) {
             return Ok(None);
         }

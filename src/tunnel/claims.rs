@@ -107,6 +107,8 @@ pub struct Claims {
     last_claim: Option<Instant>,
     /// The session is to move: an attempt of at least this number takes it.
     moving: Option<AttemptId>,
+    /// It moves because the name of this endpoint leads to another address.
+    follows: Option<usize>,
     streams_wait: bool,
     /// Rounds of dials without success since a connection last stood; these count for `retry.attempts`.
     failures: u32,
@@ -136,6 +138,7 @@ impl Claims {
             frozen: false,
             last_claim: None,
             moving: None,
+            follows: None,
             streams_wait: false,
             failures: 0,
             claim_failures: 0,
@@ -157,6 +160,9 @@ impl Claims {
     /// Takes new numbers, in place. A wait that is running keeps its end; [`Input::Retry`] cuts it short.
     pub fn retune(&mut self, settings: Settings) {
         self.places.set_endpoints(settings.endpoints);
+        if self.follows.is_some_and(|endpoint| endpoint >= settings.endpoints) {
+            self.stay();
+        }
         self.settings = settings;
     }
 
@@ -228,8 +234,17 @@ impl Claims {
             Input::Move => {
                 // A dial that is under way was begun with what is now out of date.
                 self.moving = self.session.is_some().then_some(AttemptId(self.next_id));
+                self.follows = None;
                 self.calm_at = now;
             }
+            // A move that is under way for another reason asks for the name as well.
+            Input::Follow(endpoint) if self.moving.is_none() && endpoint < self.settings.endpoints => {
+                self.moving = self.session.is_some().then_some(AttemptId(self.next_id));
+                self.follows = self.moving.map(|_| endpoint);
+                self.calm_at = now;
+            }
+            Input::Follow(_) => {}
+            Input::Stay => self.stay(),
             Input::Retry => self.hurry_up(now),
             Input::Violated => self.start_fresh(now, Gone::Violation, out),
             Input::Drain => self.life = if self.session.is_some() { Life::Draining } else { Life::Closed },
@@ -321,6 +336,13 @@ impl Claims {
 
     fn has_stood(&self, now: Instant, holder: Holder) -> bool {
         now.saturating_duration_since(holder.since) >= self.settings.retry.stable_after
+    }
+
+    /// No name is followed, or no more.
+    fn stay(&mut self) {
+        if self.follows.take().is_some() {
+            self.moving = None;
+        }
     }
 
     fn holder(&self) -> Option<&Holder> {

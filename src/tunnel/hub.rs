@@ -16,6 +16,7 @@ use super::slot::{Client, Slot, order};
 use crate::clock;
 use crate::config;
 use crate::link::drill::{self, Drill};
+use crate::link::names::Led;
 use crate::link::resolve::Resolver;
 use crate::listener::Arrived;
 use crate::listener::present::Present;
@@ -123,6 +124,16 @@ impl Hub {
 
     pub fn slots(&self) -> Arc<Vec<Arc<Slot>>> {
         self.slots.load_full()
+    }
+
+    /// The links that names led to where they are.
+    pub fn led(&self) -> Vec<Led> {
+        self.slots.load().iter().filter_map(|slot| slot.led()).collect()
+    }
+
+    /// Tells one link, if it is still there.
+    pub fn tell(&self, link: u64, order: u8) {
+        self.slots.load().iter().filter(|slot| slot.id == link).for_each(|slot| slot.tell(order));
     }
 
     /// Tells every link the same.
@@ -240,6 +251,12 @@ impl Hub {
         free.min_by_key(|slot| slot.streams.load(Ordering::Relaxed)).cloned()
     }
 
+    /// Clients wait, for no link is open.
+    pub fn is_waited_for(&self) -> bool {
+        let waits = !self.waiting().is_empty();
+        waits && !self.slots.load().iter().any(|slot| slot.is_open())
+    }
+
     /// Every link is up, and none takes more streams: nothing is to be waited for.
     fn is_full(&self) -> bool {
         let slots = self.slots.load();
@@ -253,6 +270,12 @@ impl Hub {
         slot.open.store(true, Ordering::Release);
         let clients = waiting.take_all();
         drop(waiting);
+        if slot.stays() {
+            self.slots.load().iter().filter(|slot| slot.yields.load(Ordering::Acquire)).for_each(|slot| {
+                slot.leaving.store(true, Ordering::Release);
+                slot.tell(order::YIELD);
+            });
+        }
         clients.into_iter().filter_map(|client| slot.give(client)).for_each(|back| self.enter(back));
     }
 

@@ -14,6 +14,7 @@ use super::link::LinkTask;
 use super::slot::{Slot, order};
 use crate::clock;
 use crate::config;
+use crate::link::names::{Names, Verdict};
 use crate::link::sleep_until_or_never;
 use crate::workers::of_process;
 
@@ -29,6 +30,7 @@ pub struct Keeper {
     drain: watch::Receiver<Duration>,
     links: JoinSet<()>,
     slots: HashMap<Id, Arc<Slot>>,
+    names: Names,
     panics: u32,
     last_panic: Option<Instant>,
 }
@@ -37,7 +39,8 @@ impl Keeper {
     /// `drain`: how long streams may stay once the upstream, or their link, is to go.
     pub fn new(hub: Arc<Hub>, drain: watch::Receiver<Duration>) -> Self {
         let settings = hub.settings.subscribe();
-        Self { hub, settings, drain, links: JoinSet::new(), slots: HashMap::new(), panics: 0, last_panic: None }
+        let names = Names::new(&hub.resolver, &hub.current());
+        Self { hub, settings, drain, links: JoinSet::new(), slots: HashMap::new(), names, panics: 0, last_panic: None }
     }
 
     /// Runs until the upstream is removed.
@@ -54,7 +57,10 @@ impl Keeper {
                 biased;
                 () = stop.cancelled() => break,
                 changed = self.settings.changed() => match changed {
-                    Ok(()) => self.fill(),
+                    Ok(()) => {
+                        self.names.follow(&self.hub.current());
+                        self.fill();
+                    }
                     Err(_) => break,
                 },
                 Some(ended) = self.links.join_next_with_id() => {
@@ -65,16 +71,23 @@ impl Keeper {
                     self.fill();
                 }
                 () = self.hub.keeper.notified() => self.fill(),
+                told = self.names.told(|| self.hub.led()) => for (link, verdict) in told {
+                    self.hub.tell(link, match verdict {
+                        Verdict::Gone => order::FOLLOW,
+                        Verdict::Back => order::STAY,
+                    });
+                },
                 () = sleep_until_or_never(expiry) => {}
             }
         }
         self.leave().await;
     }
 
-    /// As many links as `pool.size` asks for; those that are leaving do not count.
+    /// As many links as `pool.size` asks for; those that are leaving, or yield, do not count.
     fn fill(&mut self) {
         let wanted = self.settings.borrow_and_update().pool.size;
-        let mut staying: Vec<_> = self.slots.values().filter(|slot| !slot.leaving.load(Ordering::Acquire)).collect();
+        self.make_way();
+        let mut staying: Vec<_> = self.slots.values().filter(|slot| slot.stays()).collect();
         if staying.len() > wanted {
             // Those with the fewest streams go, of equal ones the youngest.
             staying.sort_by_key(|slot| (std::cmp::Reverse(slot.streams.load(Ordering::Relaxed)), slot.id));
@@ -86,6 +99,23 @@ impl Keeper {
         }
         for _ in staying.len()..wanted {
             self.add(0);
+        }
+    }
+
+    /// Clients wait while every session is searched for, and a gateway is up that has none of them: one link gives its place
+    /// to a fresh one, which goes there, and searches on for the sake of its streams.
+    fn make_way(&self) {
+        let mut staying = self.slots.values().filter(|slot| slot.stays());
+        if staying.clone().any(|slot| slot.fresh.load(Ordering::Acquire)) || !self.hub.is_waited_for() {
+            return;
+        }
+        if let Some(slot) = staying.find(|slot| slot.searches.load(Ordering::Acquire)) {
+            tracing::info!(
+                upstream = self.hub.name,
+                link = slot.id,
+                "another gateway is up and clients wait: a link is made for them while the session is searched for"
+            );
+            slot.yields.store(true, Ordering::Release);
         }
     }
 

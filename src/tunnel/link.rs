@@ -5,10 +5,12 @@
 
 mod clients;
 mod drill;
+mod elsewhere;
 mod session;
 mod tell;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -74,8 +76,12 @@ pub struct LinkTask {
     /// Since when there is no connection.
     lost_at: Option<Instant>,
     move_at: Option<Instant>,
+    /// The name that led to the connection at hand, or to the last one, and the address it led to.
+    led: Option<(String, IpAddr)>,
     /// The session is to move, and why.
     moving: Option<LossReason>,
+    /// Because its name leads elsewhere.
+    follows: bool,
     cut_at: Option<Instant>,
     drain: watch::Receiver<Duration>,
     last_error: Option<String>,
@@ -119,7 +125,9 @@ impl LinkTask {
             up_since: None,
             lost_at: None,
             move_at: None,
+            led: None,
             moving: None,
+            follows: false,
             cut_at: None,
             drain,
             last_error: None,
@@ -194,6 +202,8 @@ impl LinkTask {
             Action::Attach { id, frozen } => self.attach(id, frozen),
             Action::Abandon { id } => self.abandon(id),
             Action::Thaw => self.driver.thaw(),
+            Action::Elsewhere => self.yield_place(),
+            Action::AnotherIsUp => self.another_is_up(),
             Action::StartFresh(gone) => self.start_fresh(gone),
             Action::Failed => self.tell_failed(),
         }
@@ -208,7 +218,7 @@ impl LinkTask {
         let settings = self.settings.borrow().clone();
         let options = DialOptions::new(&settings, self.hub.credentials.tls.load_full());
         let resolver = self.hub.resolver.clone();
-        let way = Way::new(self.named(&target.endpoint));
+        let way = Way::new(self.named(&target.endpoint), place);
         self.ways.insert(id, way);
         let rehearsal = self.rehearsal_at(&target.endpoint);
         let task = async move { (id, Done::Connected(attempt::connect(target, options, resolver, rehearsal).await)) };
@@ -378,6 +388,15 @@ impl LinkTask {
         if orders & order::MOVE != 0 {
             self.move_on(LossReason::Reload);
         }
+        if orders & order::YIELD != 0 {
+            self.drain_away_unhurried();
+        }
+        if orders & order::STAY != 0 {
+            self.stay();
+        }
+        if orders & order::FOLLOW != 0 {
+            self.follow();
+        }
         if orders & order::ASK != 0 {
             self.driver.ask_at_once();
         }
@@ -417,14 +436,20 @@ impl LinkTask {
     /// Takes the session to a new connection on purpose.
     fn move_on(&mut self, reason: LossReason) {
         self.moving = self.known.is_some().then_some(reason);
+        self.follows = false;
         self.step(Input::Move);
     }
 
     /// No new streams here: the link ends with its last one, or at the end of the drain.
     fn drain_away(&mut self) {
+        self.cut_at.get_or_insert(clock::now() + *self.drain.borrow());
+        self.drain_away_unhurried();
+    }
+
+    /// The same, but nobody is cut.
+    fn drain_away_unhurried(&mut self) {
         self.slot.open.store(false, Ordering::Release);
         self.slot.leaving.store(true, Ordering::Release);
-        self.cut_at.get_or_insert(clock::now() + *self.drain.borrow());
         self.hub.keeper.notify_one();
         self.step(Input::Drain);
         self.end_when_drained();

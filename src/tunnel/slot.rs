@@ -1,6 +1,6 @@
 //! Where one link can be reached by others: what it is to carry, and what it is told.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -8,6 +8,7 @@ use std::time::Instant;
 use tokio::sync::Notify;
 
 use crate::link::drill::Drill;
+use crate::link::names::Led;
 use crate::listener::client::Socket;
 use crate::listener::present::Admitted;
 use crate::listener::waiting::Waits;
@@ -24,6 +25,12 @@ pub mod order {
     pub const CUT: u8 = 8;
     /// Beat at once: this machine was suspended.
     pub const ASK: u8 = 16;
+    /// The name that led to the link's address leads elsewhere.
+    pub const FOLLOW: u8 = 32;
+    /// It leads there again.
+    pub const STAY: u8 = 64;
+    /// The link that takes this one's place stands: no new streams; end with the last one, whenever that is.
+    pub const YIELD: u8 = 128;
 }
 
 /// A local client that no link carries yet.
@@ -55,6 +62,13 @@ pub struct Slot {
     pub open: AtomicBool,
     /// It will end; another has its place in the pool.
     pub leaving: AtomicBool,
+    /// Its session lives at a gateway that new streams are not for: another takes its place in the pool, and until that
+    /// stands it takes streams as well, if it can.
+    pub yields: AtomicBool,
+    /// It has no session, and looks for any gateway.
+    pub fresh: AtomicBool,
+    /// Its session is searched for, and a gateway that does not have it is up.
+    pub searches: AtomicBool,
     /// Streams it carries, clients on their way to it included.
     pub streams: AtomicUsize,
     /// How many its session takes.
@@ -63,6 +77,8 @@ pub struct Slot {
     clients: Mutex<Option<Vec<Client>>>,
     orders: AtomicU8,
     drill: Mutex<Option<Drill>>,
+    /// The name that led to the address of its connection, while that stands.
+    led: Mutex<Option<(String, IpAddr)>>,
 }
 
 impl Slot {
@@ -73,16 +89,25 @@ impl Slot {
             wake: Notify::new(),
             open: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
+            yields: AtomicBool::new(false),
+            fresh: AtomicBool::new(true),
+            searches: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
             most: AtomicUsize::new(usize::MAX),
             clients: Mutex::new(Some(Vec::new())),
             orders: AtomicU8::new(0),
             drill: Mutex::default(),
+            led: Mutex::default(),
         })
     }
 
     pub fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire) && !self.leaving.load(Ordering::Acquire)
+    }
+
+    /// It keeps its place in the pool.
+    pub fn stays(&self) -> bool {
+        !self.leaving.load(Ordering::Acquire) && !self.yields.load(Ordering::Acquire)
     }
 
     /// Its session takes so many streams at once.
@@ -135,6 +160,18 @@ impl Slot {
 
     pub fn take_orders(&self) -> u8 {
         self.orders.swap(0, Ordering::AcqRel)
+    }
+
+    /// A name led to the address of its connection; `None`: nothing is known of the like.
+    pub fn set_led(&self, led: Option<(String, IpAddr)>) {
+        *self.led.lock().unwrap_or_else(PoisonError::into_inner) = led;
+    }
+
+    /// What is to be asked for, whether it still leads here.
+    pub fn led(&self) -> Option<Led> {
+        let (host, address) =
+            self.led.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(|_| self.stays())?;
+        Some(Led { link: self.id, host, address })
     }
 
     /// Brings a drill, for the link to go through.

@@ -10,7 +10,7 @@ use fastrand::Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::counts::Counts;
-use super::stage::{Far, MS, Near, Profile, SECOND, beats, endpoint, gateway_address, heartbeat};
+use super::stage::{Far, MS, Near, Profile, SECOND, beats, endpoint, gateway_addresses, heartbeat, name};
 use super::tap::foreign_hello;
 use crate::clock;
 use crate::config::Beats;
@@ -20,6 +20,9 @@ use crate::net::memory::{self, Cut, Habits, USERS, net};
 use crate::net::rehearsal::Kind;
 use crate::session::hello::{self, Hello, SessionId, Token};
 use crate::tunnel::slot::order;
+
+/// More than all sessions of a run come to.
+const MEMORY: u64 = 1 << 30;
 
 /// What is to be done at its time.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +50,8 @@ enum Deed {
         gateway: usize,
     },
     RightToken,
+    /// The sidecar learns that a name leads elsewhere.
+    Follow,
     Roomy {
         gateway: usize,
     },
@@ -148,6 +153,7 @@ impl Nemesis {
                     }
                 }
                 Deed::RightToken => near.give_token(true),
+                Deed::Follow => near.hub.tell_all(order::FOLLOW),
                 Deed::Roomy { gateway } => gateways[gateway].change(|settings| {
                     settings.limits.sessions = 1024;
                     settings.limits.streams = 1024;
@@ -172,9 +178,11 @@ impl Nemesis {
             far.change(|settings| {
                 settings.limits.sessions = 1024;
                 settings.limits.streams = 1024;
+                settings.limits.memory = MEMORY;
             });
         }
         near.give_token(true);
+        (0..gateways.len()).for_each(|gateway| name(gateway, gateway, 0));
         near.change(|settings| {
             settings.pool.size = links;
             settings.endpoints = (0..gateways.len()).map(endpoint).collect();
@@ -186,7 +194,7 @@ impl Nemesis {
 
     fn strike(&mut self, near: &mut Near, gateways: &mut [Far]) {
         let gateway = self.random.usize(0..gateways.len());
-        let kinds = if self.gentle { 22 } else { 32 };
+        let kinds = if self.gentle { 24 } else { 34 };
         match self.random.u8(0..kinds) {
             0..=5 => self.cut(),
             6..=8 => self.swizzle(gateways.len()),
@@ -223,9 +231,11 @@ impl Nemesis {
                 self.counts.one("nemesis: heartbeat of a gateway edited");
                 let new = self.random.bool().then(|| beats(&mut self.random));
                 let buffer = [256 << 10, 1 << 20, 16 << 20][self.random.usize(0..3)];
+                let memory = [0, 1 << 20, MEMORY][self.random.usize(0..3)];
                 gateways[gateway].change(|settings| {
                     settings.heartbeat = new;
                     settings.resume.buffer = buffer;
+                    settings.limits.memory = memory;
                 });
             }
             18 => {
@@ -254,14 +264,15 @@ impl Nemesis {
             }
             20 => self.weather(),
             21 => self.stranger(gateway),
-            22..=24 => {
+            22 | 23 => self.rename(gateways.len()),
+            24..=26 => {
                 self.counts.one("nemesis: gateway killed");
                 self.took = true;
                 gateways[gateway].kill();
                 let spell = self.spell();
                 self.later(spell, Deed::Start { gateway });
             }
-            25 => {
+            27 => {
                 if let Some(leaving) = &gateways[gateway].gateway {
                     self.counts.one("nemesis: gateway drains");
                     self.took = true;
@@ -276,14 +287,14 @@ impl Nemesis {
                     self.later(spell, Deed::CutDrained { gateway });
                 }
             }
-            26 => {
+            28 => {
                 self.counts.one("nemesis: wrong token");
                 self.took = true;
                 near.give_token(false);
                 let spell = self.spell();
                 self.later(spell, Deed::RightToken);
             }
-            27 => {
+            29 => {
                 self.counts.one("nemesis: gateway without room");
                 self.took = true;
                 let (sessions, streams) = (self.random.usize(0..2), self.random.usize(1..3));
@@ -294,13 +305,13 @@ impl Nemesis {
                 let spell = self.spell();
                 self.later(spell, Deed::Roomy { gateway });
             }
-            28 => {
+            30 => {
                 self.counts.one("nemesis: pool edited");
                 self.took = true;
                 let size = self.random.usize(1..=4);
                 near.change(|settings| settings.pool.size = size);
             }
-            29 => {
+            31 => {
                 self.counts.one("nemesis: endpoints edited");
                 self.took = true;
                 let first = self.random.usize(0..gateways.len());
@@ -360,6 +371,16 @@ impl Nemesis {
         }
     }
 
+    /// A name leads elsewhere: to the gateway's other address, or to another gateway.
+    fn rename(&mut self, gateways: usize) {
+        let (endpoint, which) = (self.random.usize(0..gateways), self.random.usize(0..2));
+        let gateway = if self.random.bool() { endpoint } else { self.random.usize(0..gateways) };
+        self.counts.one("nemesis: name leads elsewhere");
+        name(endpoint, gateway, which);
+        let late = self.some(2 * SECOND);
+        self.later(late, Deed::Follow);
+    }
+
     fn pause(&mut self, process: usize) {
         if process == USERS {
             return;
@@ -409,7 +430,7 @@ impl Nemesis {
         };
         let stays = self.some(8 * SECOND);
         tokio::spawn(memory::of(USERS, async move {
-            let Some(dial) = memory::connect(gateway_address(gateway)) else { return };
+            let Some(dial) = memory::connect(gateway_addresses(gateway)[0]) else { return };
             let Ok(Ok((mut socket, _))) = tokio::time::timeout(10 * SECOND, dial).await else { return };
             let _ = socket.write_all(&bytes).await;
             let mut answer = [0; 512];

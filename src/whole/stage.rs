@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -29,6 +28,7 @@ use crate::tunnel::slot::order;
 
 pub const MS: Duration = Duration::from_millis(1);
 pub const SECOND: Duration = Duration::from_secs(1);
+const PORT: u16 = 7443;
 const TOKEN: &[u8] = b"a token of more than sixteen bytes";
 
 /// A run's own numbers.
@@ -62,8 +62,19 @@ impl Profile {
     }
 }
 
-pub fn gateway_address(index: usize) -> SocketAddr {
-    ([10, 0, 0, 1 + index as u8], 7443).into()
+/// Each gateway is reached at two.
+pub fn gateway_addresses(index: usize) -> [SocketAddr; 2] {
+    [0, 1].map(|which| ([10, 0, which, 1 + index as u8], PORT).into())
+}
+
+/// From now on the name of that endpoint leads to that address of that gateway.
+pub fn name(endpoint: usize, gateway: usize, which: usize) {
+    let address = gateway_addresses(gateway)[which].ip();
+    net(|network| network.names.insert(host(endpoint), address));
+}
+
+fn host(endpoint: usize) -> String {
+    format!("gateway-{endpoint}.test")
 }
 
 fn service_address() -> SocketAddr {
@@ -95,10 +106,10 @@ impl Far {
 
     /// A new process takes its place.
     pub fn start(&mut self) {
-        let address = gateway_address(self.index);
+        let addresses = gateway_addresses(self.index);
         self.process = net(|network| {
             let process = network.process();
-            network.listen(process, address);
+            addresses.iter().for_each(|address| network.listen(process, *address));
             process
         });
         let settings = Arc::new(self.settings.clone());
@@ -107,7 +118,7 @@ impl Far {
         as_process(self.process, || {
             let gateway = Gateway::start(&settings, files, &status, &resolver, &workers, self.drain.subscribe());
             let gateway = gateway.expect("random bytes");
-            gateway.serve_in_memory(address);
+            addresses.iter().for_each(|address| gateway.serve_in_memory(*address));
             self.gateway = Some(gateway);
         });
     }
@@ -208,7 +219,7 @@ impl Near {
     /// Every link stands.
     pub fn is_whole(&self) -> bool {
         let slots = self.hub.slots();
-        let staying = slots.iter().filter(|slot| !slot.leaving.load(Ordering::Acquire));
+        let staying = slots.iter().filter(|slot| slot.stays());
         let (mut open, mut all) = (0, 0);
         for slot in staying {
             all += 1;
@@ -221,6 +232,9 @@ impl Near {
     pub fn look(&self, counts: &mut Counts) {
         for link in &*self.hub.status.links() {
             counts.one(format!("link {}", link.view().state.name()));
+        }
+        if self.hub.slots().iter().any(|slot| !slot.stays() && slot.is_open()) {
+            counts.one("link yields, and still takes streams");
         }
     }
 }
@@ -237,8 +251,8 @@ pub fn serve(users: &Arc<Users>) {
 }
 
 pub fn endpoint(index: usize) -> Endpoint {
-    let address = gateway_address(index);
-    Endpoint { name: address.to_string(), address: Address::Ip(address), priority: 1 + index as u32 }
+    let host = host(index);
+    Endpoint { name: format!("{host}:{PORT}"), address: Address::Host { host, port: PORT }, priority: 1 + index as u32 }
 }
 
 pub fn beats(random: &mut Rng) -> Beats {

@@ -162,14 +162,19 @@ impl<'n> Program<'n> {
     }
 
     /// Waits until the metrics say so; returns them.
-    pub fn until(&self, what: &str, mut condition: impl FnMut(&Figures) -> bool) -> Figures {
-        let deadline = Instant::now() + PATIENCE;
+    pub fn until(&self, what: &str, condition: impl FnMut(&Figures) -> bool) -> Figures {
+        self.until_within(PATIENCE, what, condition)
+    }
+
+    /// The same, for what has a time of its own.
+    pub fn until_within(&self, limit: Duration, what: &str, mut condition: impl FnMut(&Figures) -> bool) -> Figures {
+        let deadline = Instant::now() + limit;
         loop {
             let figures = self.figures();
             if condition(&figures) {
                 return figures;
             }
-            assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}; {}", figures.summary());
+            assert!(Instant::now() < deadline, "not within {limit:?}: {what}; {}", figures.summary());
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -181,3 +181,33 @@ fn while_a_session_is_searched_for_new_clients_go_to_another_gateway() {
     a.start_again(&trust, service.address);
     sidecar.until_up("site", 2);
 }
+
+/// The same with a single link, as it is by default: it searches on for its streams, and finds its gateway again.
+#[test]
+fn with_one_link_new_clients_go_to_another_gateway_too_and_the_session_is_found_again() {
+    let (trust, service) = (Trust::token(), Server::start(echo));
+    let [a, b] = ["gw-a", "gw-b"].map(|name| Instance::start(&trust, name, service.address));
+    let sidecar = Program::start(&sidecar(&trust, &[a.way.address, b.way.address], &["echo"], QUICK));
+    sidecar.until_up("site", 1);
+    assert_eq!((a.sessions(), b.sessions()), (1, 0), "the first of the list");
+    let door = listener(&sidecar, "echo");
+    let mut old = connect_to(door);
+    talks(&mut old, b"at the first");
+    a.way.refuse(true);
+    assert_eq!(a.way.cut(How::Reset), 1);
+    let mut new = connect_to(door);
+    talks(&mut new, b"at the other");
+    assert_eq!((a.sessions(), b.sessions()), (1, 1));
+    assert_eq!(metric(&sidecar, "connections_refused_total{reason=\"link_down\",upstream=\"site\"}"), 0.0);
+    a.way.refuse(false);
+    talks(&mut old, b"found again");
+    assert_eq!(metric(&sidecar, RESUMED), 1.0);
+    // It is for what it carries, and ends with that.
+    talks(&mut connect_to(door), b"at the other, too");
+    assert_eq!(a.program().metric("everlink_gateway_streams"), 1.0);
+    drop(old);
+    wait_until("the old session is over", || a.sessions() == 0);
+    talks(&mut new, b"on and on");
+    sidecar.until_up("site", 1);
+    assert_eq!(metric(&sidecar, "connections_closed_total{reason=\"finished\",upstream=\"site\"}"), 2.0);
+}

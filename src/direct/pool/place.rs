@@ -19,6 +19,8 @@ pub mod order {
     pub const ASK: u8 = 8;
     /// A client waits: dial now, beside the backoff.
     pub const WANTED: u8 = 16;
+    /// The name that led to the connection's address leads elsewhere: renew it.
+    pub const RENEW: u8 = 32;
 }
 
 /// Where one link can be reached.

@@ -43,7 +43,22 @@ impl Live {
             "a session lost its connection and waits: {}",
             log::escape(error.as_bytes())
         );
+        self.tell_awaited(self.phase);
         Ok(())
+    }
+
+    /// A drain waits for a dialer that may be gone for good: whoever waits for the drain should know.
+    pub(super) fn tell_awaited(&self, phase: Phase) {
+        let Some(lost) = self.lost.filter(|_| phase == Phase::Draining) else { return };
+        let deadline = self.terms.resume().deadline.saturating_sub(clock::since(lost));
+        let at_most = deadline.min(*self.shared.drain.borrow());
+        tracing::warn!(
+            session = ?self.membership.id,
+            identity = self.membership.identity.as_ref().map(tracing::field::display),
+            streams = self.driver.streams(),
+            ?at_most,
+            "the drain waits for a session that has no connection: its dialer may come back for its streams"
+        );
     }
 
     /// The session is forgotten, and everything that belongs to it.

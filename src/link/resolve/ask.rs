@@ -28,6 +28,16 @@ const WAIT_FOR_V6: Duration = Duration::from_millis(50);
 /// dead could not be reached at all.
 const WAIT_FOR_V4: Duration = Duration::from_millis(250);
 
+/// The addresses of a name, as long as they may be kept.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    pub(super) addresses: Vec<IpAddr>,
+    /// The shortest of the records'.
+    pub(super) ttl: Duration,
+    /// Each family was told of, be it that there is none.
+    pub(super) whole: bool,
+}
+
 /// Why a question has no addresses, the least telling first.
 #[derive(Debug, Clone)]
 pub(super) enum Lack {
@@ -65,7 +75,7 @@ impl Lack {
 }
 
 /// The addresses of one full name, IPv6 first. One family is enough; the other is waited for only a moment.
-pub(super) async fn addresses(name: &Name, port: u16, conf: &Arc<ResolvConf>) -> Result<Vec<IpAddr>, Lack> {
+pub(super) async fn addresses(name: &Name, port: u16, conf: &Arc<ResolvConf>) -> Result<Found, Lack> {
     const V6: usize = 0;
     const V4: usize = 1;
     let mut families = Attempts::new();
@@ -74,6 +84,7 @@ pub(super) async fn addresses(name: &Name, port: u16, conf: &Arc<ResolvConf>) ->
     }
     families.start(V4, family(name.clone(), RecordType::A, port, conf.clone()));
     let mut found = [Vec::new(), Vec::new()];
+    let mut ttl = Duration::MAX;
     let mut lack: Option<Lack> = None;
     let mut until: Option<Instant> = None;
     while !families.is_empty() {
@@ -82,20 +93,25 @@ pub(super) async fn addresses(name: &Name, port: u16, conf: &Arc<ResolvConf>) ->
             () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => break,
         };
         match outcome {
-            Ok(addresses) => {
+            Ok((addresses, kept)) => {
                 found[number] = addresses;
+                ttl = ttl.min(kept);
                 until = Some(Instant::now() + if number == V4 { WAIT_FOR_V6 } else { WAIT_FOR_V4 });
             }
             Err(other) => lack = Some(lack.map_or(other.clone(), |lack| lack.or_worse(other))),
         }
     }
+    let whole = families.is_empty() && lack.as_ref().is_none_or(Lack::is_denial);
     let [v6, v4] = found;
-    let all: Vec<IpAddr> = v6.into_iter().chain(v4).collect();
-    if all.is_empty() { Err(lack.unwrap_or(Lack::Silent)) } else { Ok(all) }
+    let addresses: Vec<IpAddr> = v6.into_iter().chain(v4).collect();
+    if addresses.is_empty() { Err(lack.unwrap_or(Lack::Silent)) } else { Ok(Found { addresses, ttl, whole }) }
 }
 
+/// Addresses, and how long they may be kept.
+type Records = (Vec<IpAddr>, Duration);
+
 /// One record type, as often as `attempts` says.
-async fn family(name: Name, record: RecordType, port: u16, conf: Arc<ResolvConf>) -> Result<Vec<IpAddr>, Lack> {
+async fn family(name: Name, record: RecordType, port: u16, conf: Arc<ResolvConf>) -> Result<Records, Lack> {
     let mut worst = Lack::Silent;
     for _ in 0..conf.attempts {
         match round(&name, record, port, &conf).await {
@@ -110,7 +126,7 @@ async fn family(name: Name, record: RecordType, port: u16, conf: Arc<ResolvConf>
 ///
 /// The order is kept to: where an inner and an outer nameserver know different names, "no such name" from a later one
 /// does not count while an earlier one may still answer.
-async fn round(name: &Name, record: RecordType, port: u16, conf: &Arc<ResolvConf>) -> Result<Vec<IpAddr>, Lack> {
+async fn round(name: &Name, record: RecordType, port: u16, conf: &Arc<ResolvConf>) -> Result<Records, Lack> {
     let mut asked = Attempts::new();
     let mut next = 0;
     let mut next_at = Instant::now();
@@ -136,7 +152,7 @@ async fn round(name: &Name, record: RecordType, port: u16, conf: &Arc<ResolvConf
             () = sleep_until(next_at), if left => continue,
         };
         match outcome {
-            Ok(addresses) => return Ok(addresses),
+            Ok(records) => return Ok(records),
             Err(lack) if lack.is_denial() => {
                 if denial.as_ref().is_none_or(|(earlier, _)| number < *earlier) {
                     denial = Some((number, lack));
@@ -151,12 +167,7 @@ async fn round(name: &Name, record: RecordType, port: u16, conf: &Arc<ResolvConf
 }
 
 /// One question to one nameserver: over UDP with retransmissions, and over TCP when the answer does not fit.
-async fn question(
-    server: SocketAddr,
-    name: Name,
-    record: RecordType,
-    conf: Arc<ResolvConf>,
-) -> Result<Vec<IpAddr>, Lack> {
+async fn question(server: SocketAddr, name: Name, record: RecordType, conf: Arc<ResolvConf>) -> Result<Records, Lack> {
     let mut options = ResolverOpts::default();
     options.timeout = conf.timeout;
     let context = PoolContext::new(options, TlsConfig::new()?);
@@ -171,7 +182,9 @@ async fn question(
     };
     let answers = response.answers.iter().filter(|answer| answer.record_type() == record);
     let addresses: Vec<IpAddr> = answers.filter_map(|answer| answer.data.ip_addr()).collect();
-    if addresses.is_empty() { Err(Lack::NoAddress) } else { Ok(addresses) }
+    // An alias on the way may be kept for less long than what it leads to.
+    let ttl = response.answers.iter().map(|answer| answer.ttl).min().unwrap_or_default();
+    if addresses.is_empty() { Err(Lack::NoAddress) } else { Ok((addresses, Duration::from_secs(ttl.into()))) }
 }
 
 /// A question and its answer on a socket of their own. The library's pool of connections is passed by on purpose: it

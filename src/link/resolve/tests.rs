@@ -66,6 +66,30 @@ async fn literal_addresses_and_localhost_ask_nobody() {
 }
 
 #[tokio::test]
+async fn an_answer_says_how_long_it_may_be_kept_and_whether_anything_may_be_missing() {
+    let many: Vec<String> = (0..40).map(|n| format!("10.0.0.{n}")).collect();
+    let server = Nameserver::start(move |name, record| match (name, record) {
+        ("many.example.", _) => Reply::addresses(&many.iter().map(String::as_str).collect::<Vec<_>>()),
+        ("half.example.", RecordType::AAAA) => Reply::Code(ResponseCode::ServFail),
+        _ => Reply::addresses(&["10.0.0.1"]),
+    })
+    .await;
+    let etc = Etc::new("");
+    etc.write("hosts", "10.9.9.9 listed\n");
+    let resolver = etc.resolver(&server);
+    let kept = Some(Duration::from_secs(60));
+    for (host, ttl, whole) in [
+        ("one.example", kept, true),
+        ("half.example", kept, false),
+        ("many.example", kept, false),
+        ("listed", None, true),
+    ] {
+        let answer = resolve(&resolver, host).await.unwrap();
+        assert_eq!((answer.ttl, answer.whole), (ttl, whole), "{host}");
+    }
+}
+
+#[tokio::test]
 async fn fault_40_a_name_that_does_not_exist_and_one_without_addresses_are_told_apart() {
     let server = Nameserver::start(|name, _| match name {
         "empty.example." => Reply::addresses(&[]),

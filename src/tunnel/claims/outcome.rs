@@ -13,6 +13,8 @@ impl Claims {
         }
         let stood = self.credit(now);
         self.frozen = false;
+        // Whoever looks for the session now asks for every name.
+        self.stay();
         if let Some(session) = &mut self.session {
             session.holder = None;
             session.lost = now;
@@ -70,10 +72,17 @@ impl Claims {
             Answer::Unknown { own_name: true } if self.session.is_some() && !self.is_well() => {
                 self.start_fresh(now, Gone::Unknown, out);
             }
+            Answer::Unknown { .. } if self.follows.is_some() && self.is_well() => {
+                self.stay();
+                out.push(Action::Elsewhere);
+            }
             // From another name: not here. From its own, while the connection is well: two gateways have one name, and a
             // move met the wrong one. That is no reason to end a session that lives.
             Answer::Unknown { .. } => {
                 self.places.reject(place);
+                if self.session.is_some() && !self.is_well() {
+                    out.push(Action::AnotherIsUp);
+                }
                 self.wait_after_wrong_door(now);
                 self.wait_after_failure(now, false, out);
             }
@@ -98,7 +107,7 @@ impl Claims {
         let stood = self.session.as_ref().is_some_and(|session| session.stood);
         self.session = Some(Session { deadline, holder, lost: now, stood });
         if self.moving.is_some_and(|first| attempt.id >= first) {
-            self.moving = None;
+            (self.moving, self.follows) = (None, None);
         }
         // Older claims can no longer win; a newer one still can, and told the same offset.
         self.frozen = !is_newest;
@@ -111,7 +120,7 @@ impl Claims {
         let stood = session.stood || session.holder.is_some_and(|holder| self.has_stood(now, holder));
         self.session = None;
         self.frozen = false;
-        self.moving = None;
+        (self.moving, self.follows) = (None, None);
         self.abandon(out, |_| true);
         out.push(Action::StartFresh(gone));
         if self.life == Life::Draining {

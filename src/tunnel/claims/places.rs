@@ -15,8 +15,10 @@ pub(super) enum Search {
     New,
     /// The instance that has the session.
     Session,
-    /// The same on purpose, with the old connection at hand: the last address is what a changed DNS answer leads away from.
+    /// The same on purpose, with the old connection at hand: the last address is where it is now.
     Move,
+    /// Whoever is where the name of this endpoint leads now.
+    Follow(usize),
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -152,6 +154,9 @@ impl Places {
     }
 
     fn order(&self, search: Search) -> Vec<Place> {
+        if let Search::Follow(endpoint) = search {
+            return vec![Place::Endpoint(endpoint)];
+        }
         let advertise = self.advertise.filter(|_| search != Search::New).map(|_| Place::Advertise);
         let last = (search == Search::Session).then_some(Place::Last);
         let endpoints = (0..self.endpoints.len()).map(Place::Endpoint);

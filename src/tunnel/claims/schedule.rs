@@ -42,7 +42,7 @@ impl Claims {
     pub(super) fn search(&self) -> Search {
         match (&self.session, self.is_well()) {
             (None, _) => Search::New,
-            (Some(_), true) => Search::Move,
+            (Some(_), true) => self.follows.map_or(Search::Move, Search::Follow),
             (Some(_), false) => Search::Session,
         }
     }

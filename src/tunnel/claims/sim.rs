@@ -127,6 +127,7 @@ struct Sim {
     healed: Option<Instant>,
     busy_until: Instant,
     resumed: u32,
+    elsewhere: u32,
 }
 
 type Checked = Result<(), String>;
@@ -165,6 +166,7 @@ impl Sim {
             healed: None,
             busy_until: start,
             resumed: 0,
+            elsewhere: 0,
         };
         sim.at(Duration::ZERO, Event::Pump);
         sim.at(SECOND, Event::Fault);
@@ -268,7 +270,7 @@ impl Sim {
             return self.give(Input::StreamsWait(true));
         }
         let gateway = self.random.usize(..2);
-        match self.random.u8(..14) {
+        match self.random.u8(..17) {
             0..=3 => {
                 self.up = false;
                 let wait = 100 * MS + self.some(15 * SECOND);
@@ -293,6 +295,11 @@ impl Sim {
             9 => self.gateways[gateway].denies ^= true,
             10 => self.give(Input::Move)?,
             11 => self.give(Input::Retry)?,
+            12 | 13 => {
+                let endpoint = self.random.usize(..3);
+                self.give(Input::Follow(endpoint))?;
+            }
+            14 => self.give(Input::Stay)?,
             _ => {
                 self.streams_wait ^= true;
                 self.give(Input::StreamsWait(self.streams_wait))?;
@@ -485,6 +492,10 @@ impl Sim {
                 self.frozen = false;
                 self.heard = self.now;
             }
+            Action::Elsewhere if self.holder.is_none() => return Err("nowhere is not elsewhere".to_owned()),
+            Action::Elsewhere => self.elsewhere += 1,
+            Action::AnotherIsUp if self.session.is_none() => return Err("no session is searched for".to_owned()),
+            Action::AnotherIsUp => {}
             Action::StartFresh(_) => {
                 if let Some(id) = self.holder.take() {
                     self.connections.remove(&id);
@@ -524,14 +535,15 @@ impl Sim {
 
 #[test]
 fn a_session_is_never_doubled_never_stormed_for_and_always_comes_back() {
-    let mut resumed = 0;
+    let (mut resumed, mut elsewhere) = (0, 0);
     for seed in 0..2000 {
         match Sim::new(seed, Wrong::Nothing).run() {
-            Ok(sim) => resumed += sim.resumed,
+            Ok(sim) => (resumed, elsewhere) = (resumed + sim.resumed, elsewhere + sim.elsewhere),
             Err(problem) => panic!("{}", seeds::failure("tunnel::claims::sim", seed, &problem)),
         }
     }
     assert!(resumed > 2000 * 3, "only {resumed} resumes: the simulation tests nothing");
+    assert!(elsewhere > 2000 / 4, "only {elsewhere} names led to another gateway");
 }
 
 #[test]

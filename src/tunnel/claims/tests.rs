@@ -557,7 +557,8 @@ fn unknown_from_another_gateway_goes_on_searching_until_the_deadline() {
             [Action::Dial { id, place }] => {
                 places.push(place);
                 table.says_hello(Input::Ready(id));
-                table.quiet(Input::Answer(id, Answer::Unknown { own_name: false }));
+                let answer = Input::Answer(id, Answer::Unknown { own_name: false });
+                assert_eq!(table.take(answer), [Action::AnotherIsUp]);
             }
             [Action::StartFresh(Gone::Expired), Action::Dial { .. }] => break,
             ref other => panic!("{other:?}"),
@@ -590,11 +591,86 @@ fn a_violation_ends_the_session_and_waits_before_the_next() {
 fn a_move_takes_the_session_to_a_new_connection_and_is_done_once() {
     let mut table = Table::up(settings());
     let (id, place) = table.dialled(Input::Move);
-    assert_eq!(place, Place::Endpoint(0), "not the last address, which a changed answer leads away from");
+    assert_eq!(place, Place::Endpoint(0), "not the last address: that is where it is");
     table.says_hello(Input::Ready(id));
     assert!(table.claims.is_frozen());
     assert_eq!(table.take(Input::Answer(id, WELCOME)), [Action::Attach { id, frozen: false }]);
     assert_eq!(table.claims.next_deadline(), None);
+}
+
+#[test]
+fn fault_41_a_session_follows_its_endpoints_name_and_asks_nobody_else() {
+    let mut table = Table::up_by(
+        Settings { endpoints: 2, ..settings() },
+        Answer::Welcome { deadline: Duration::from_secs(60), advertise: true },
+    );
+    let (mut id, place) = table.dialled(Input::Follow(1));
+    assert_eq!(place, Place::Endpoint(1));
+    // Nobody is there yet: again under the backoff, and nowhere else.
+    for wait in [500, 1000, 2000] {
+        table.quiet(Input::Failed(id, Failure::Refused));
+        let (waited, next, place, _) = table.next_dial();
+        assert_eq!((waited, place), (wait * MS, Place::Endpoint(1)));
+        table.quiet(Input::Follow(1));
+        id = next;
+    }
+    table.says_hello(Input::Ready(id));
+    assert_eq!(table.take(Input::Answer(id, WELCOME)), [Action::Attach { id, frozen: false }]);
+    assert_eq!(table.claims.next_deadline(), None, "done once");
+}
+
+#[test]
+fn fault_41_another_gateway_behind_the_name_leaves_the_session_where_it_is() {
+    for own_name in [false, true] {
+        let mut table = Table::up(settings());
+        let (id, _) = table.dialled(Input::Follow(0));
+        table.says_hello(Input::Ready(id));
+        assert_eq!(
+            table.take(Input::Answer(id, Answer::Unknown { own_name })),
+            [Action::Elsewhere, Action::Thaw],
+            "own name: {own_name}"
+        );
+        assert!(matches!(table.claims.state(), State::Up { .. }));
+        assert_eq!(table.claims.next_deadline(), None, "it asks no more");
+        // It is told again, as long as the name leads there.
+        table.dialled(Input::Follow(0));
+    }
+}
+
+#[test]
+fn a_name_that_leads_back_or_a_loss_ends_the_following_and_another_move_takes_its_place() {
+    let mut table = Table::up(settings());
+    let (id, _) = table.dialled(Input::Follow(0));
+    assert_eq!(table.take(Input::Stay), [Action::Abandon { id }]);
+    assert_eq!(table.claims.next_deadline(), None);
+
+    let (id, _) = table.dialled(Input::Follow(0));
+    table.quiet(Input::Lost);
+    assert_eq!(table.claims.follows, None);
+    table.says_hello(Input::Ready(id));
+    table.take(Input::Answer(id, WELCOME));
+    assert_eq!(table.claims.next_deadline(), None);
+
+    let (old, _) = table.dialled(Input::Follow(0));
+    let [Action::Abandon { id: abandoned }, Action::Dial { .. }] = table.take(Input::Move)[..] else {
+        panic!("no move")
+    };
+    assert_eq!((abandoned, table.claims.follows), (old, None));
+    table.quiet(Input::Follow(0));
+    table.quiet(Input::Stay);
+    assert!(table.claims.moving.is_some(), "the move goes on");
+}
+
+#[test]
+fn fault_41_a_name_is_not_followed_without_a_session_nor_beyond_the_endpoints() {
+    let mut table = Table::new(settings());
+    table.dialled(Input::Tick);
+    table.quiet(Input::Follow(0));
+    let mut table = Table::up(settings());
+    table.quiet(Input::Follow(1));
+    table.dialled(Input::Follow(0));
+    table.claims.retune(Settings { endpoints: 0, ..settings() });
+    assert_eq!(table.claims.follows, None);
 }
 
 #[test]

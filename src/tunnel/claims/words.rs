@@ -84,8 +84,12 @@ pub enum Input {
     Answer(AttemptId, Answer),
     /// `retry.connect_timeout` has passed since the attempt began, and its Hello is not answered.
     AnswerTimedOut(AttemptId),
-    /// Take the session to a new connection: the certificate, the token, TLS, a DNS answer changed, or `max_age` passed.
+    /// Take the session to a new connection: the certificate, the token or TLS changed, or `max_age` passed.
     Move,
+    /// The name of this endpoint leads to another address: take the session there, if its gateway is there.
+    Follow(usize),
+    /// The name leads where the session is after all.
+    Stay,
     /// An operator, or an edit of what a dial depends on, cuts waits short.
     Retry,
     /// The peer broke the protocol, and with it the session.
@@ -119,6 +123,10 @@ pub enum Action {
     Abandon { id: AttemptId },
     /// No Hello is out any more: go on reading the connection that holds.
     Thaw,
+    /// Another gateway is where the name leads: the session stays where it is, for that one does not know it.
+    Elsewhere,
+    /// The session is lost, and a gateway that does not have it is up: it could serve others meanwhile.
+    AnotherIsUp,
     /// The session is gone: close its connection, if there is one, reset its streams.
     StartFresh(Gone),
     /// `retry.attempts` are used up: nothing is dialled until [`Input::Retry`].

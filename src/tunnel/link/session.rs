@@ -154,6 +154,7 @@ impl LinkTask {
         let Some(way) = self.ways.remove(&id) else { return };
         let resumed = self.known.is_some();
         let planned = self.moving.take().filter(|_| self.driver.has_wire());
+        self.follows = false;
         let mut settings = driver_settings(&self.settings.borrow());
         settings.peer_buffer = known.resume.buffer;
         settings.streams = settings.streams.min(known.streams);
@@ -166,6 +167,9 @@ impl LinkTask {
                     self.driver.freeze();
                 }
                 self.known = Some(known);
+                self.slot.fresh.store(false, Ordering::Release);
+                self.slot.searches.store(false, Ordering::Release);
+                self.note_how_led(&way);
                 self.tell_up(&way, resumed, planned, again);
                 self.schedule_move();
                 // An edit may have removed the endpoint while it was dialled. The state machine is in the middle of a step.
@@ -195,6 +199,13 @@ impl LinkTask {
         self.slot.open.store(false, Ordering::Release);
         self.known = None;
         self.alive = None;
+        self.slot.fresh.store(true, Ordering::Release);
+        self.slot.searches.store(false, Ordering::Release);
+        self.slot.set_led(None);
+        if self.slot.yields.load(Ordering::Acquire) {
+            // Another has its place. The state machine is in the middle of a step.
+            self.slot.tell(order::YIELD);
+        }
         let settings = self.settings.borrow().clone();
         self.counting = Counting::new(&self.hub, &self.slot, &self.view);
         self.driver = Driver::near(driver_settings(&settings), self.counting.clone());

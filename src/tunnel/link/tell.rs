@@ -14,7 +14,7 @@ use crate::metrics::{
 };
 use crate::session::Violation;
 use crate::status::{Event, LinkStatus, LinkView, SessionFigures};
-use crate::tunnel::claims::{AttemptId, Gone, State};
+use crate::tunnel::claims::{AttemptId, Gone, Place, State};
 use crate::tunnel::driver::Observer;
 use crate::tunnel::hub::Hub;
 use crate::tunnel::slot::Slot;
@@ -22,6 +22,7 @@ use crate::tunnel::slot::Slot;
 /// The way of one attempt: where it leads, and since when.
 pub(super) struct Way {
     pub endpoint: Endpoint,
+    pub place: Place,
     pub address: Option<SocketAddr>,
     pub rtt: Duration,
     pub begun: Instant,
@@ -30,8 +31,8 @@ pub(super) struct Way {
 }
 
 impl Way {
-    pub fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, address: None, rtt: Duration::ZERO, begun: clock::now(), took: Duration::ZERO }
+    pub fn new(endpoint: Endpoint, place: Place) -> Self {
+        Self { endpoint, place, address: None, rtt: Duration::ZERO, begun: clock::now(), took: Duration::ZERO }
     }
 }
 
@@ -151,7 +152,13 @@ impl LinkTask {
         self.hub.status.show_wait();
     }
 
-    fn event_of(&self, kind: &'static str, endpoint: Option<String>, reason: Option<LossReason>, text: String) {
+    pub(super) fn event_of(
+        &self,
+        kind: &'static str,
+        endpoint: Option<String>,
+        reason: Option<LossReason>,
+        text: String,
+    ) {
         let at = SystemTime::now();
         self.hub.record(Event { at, kind, link: Some(self.slot.id), endpoint, reason, text });
     }
@@ -220,6 +227,7 @@ impl LinkTask {
         self.last_error = Some(error);
         self.lost_at.get_or_insert_with(clock::now);
         self.slot.open.store(false, std::sync::atomic::Ordering::Release);
+        self.slot.set_led(None);
         self.alive = None;
     }
 

@@ -36,7 +36,7 @@ async fn who_only_receives_over_a_long_path_has_few_packets_on_their_way() {
     let habits =
         Habits { latency: (WAY, WAY), rate: Some(RATE), capacity: (8 << 20, 8 << 20), pieces: 1, ..Habits::calm() };
     let writes = Rc::<RefCell<Vec<(Instant, usize)>>>::default();
-    let _running = memory::begin(7, vec![address], habits, Box::new(Writes(writes.clone())));
+    let _running = memory::begin(7, vec![[address; 2]], habits, Box::new(Writes(writes.clone())));
     tokio::spawn(memory::pump());
     let process = net(|network| {
         let process = network.process();

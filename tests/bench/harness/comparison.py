@@ -81,6 +81,8 @@ def noticed(told, event):
 
 
 def edited(told, event):
+    if not told["applied"]:
+        return "the edit had no effect"
     alive = [how for how, _ in told["held"]].count("alive") + told["lives"]
     everyone, count = len(told["held"]) + 1, told["processes"]
     words = "**none dropped**" if alive == everyone else f"{everyone - alive} of {everyone} dropped"
@@ -161,7 +163,8 @@ def document(data, source):
     versions = ", ".join(f"{name} {version}" for name, version in meta["versions"].items())
     out = ["# everlink beside its peers, when something goes wrong", "",
            f"Written by `{meta['command']}` from [raw numbers](results/{os.path.basename(source)}), and what is in the tables is from nowhere else. "
-           f"{meta['date']}, Linux {meta['kernel']}, {meta['cores']} × {meta['cpu']}, {meta['control']}, a wire of 50 ms round trip; everlink {meta['revision']}; {versions}.", "",
+           f"{meta['date']}, Linux {meta['kernel']}, {meta['cores']} × {meta['cpu']}, {meta['control']}, a wire of 50 ms round trip; "
+           f"everlink {meta['revision']}; {versions}.", "",
            "Every contender has its best sensible settings, and one budget: a dead link is to be noticed within 20 s, by a heartbeat, check or "
            "keepalive every 5 s and misses of 3 s, wherever it has any of these; new clients wait wherever that can be told. "
            "[All settings](contenders/compare), [how it is done](README.md#what-happens-when-something-goes-wrong).", "",
@@ -176,9 +179,9 @@ def document(data, source):
 
 def raw(data):
     """As JSON, a line for each trial."""
-    lines = [f'  {json.dumps(name)}: {{\n' + ",\n".join(f"   {json.dumps(event)}: {json.dumps(told, ensure_ascii=False)}" for event, told in of.items()) + "\n  }"
-             for name, of in data["results"].items()]
-    return f'{{\n "meta": {json.dumps(data["meta"], indent=1)},\n "results": {{\n' + ",\n".join(lines) + "\n }\n}\n"
+    trials = lambda of: ",\n".join(f"   {json.dumps(event)}: {json.dumps(told, ensure_ascii=False)}" for event, told in of.items())
+    results = ",\n".join(f"  {json.dumps(name)}: {{\n{trials(of)}\n  }}" for name, of in data["results"].items())
+    return f'{{\n "meta": {json.dumps(data["meta"], indent=1)},\n "results": {{\n{results}\n }}\n}}\n'
 
 
 def write(data, source):

@@ -191,8 +191,9 @@ def of(place, peer, event):
     except (IndexError, ValueError, subprocess.TimeoutExpired) as error:
         return {"error": repr(error)[:120]}
     noticed = next(([at, line] for at, line in log.lines if peer.noticed(line)), None)
+    moved = {name: [metrics.get(name, 0), value] for name, value in changed.items() if value != metrics.get(name, 0)}
     return {**summary(event, told), "noticed": noticed, "said": log.lines[:4],
-            "metrics": {name: [metrics.get(name, 0), value] for name, value in changed.items() if value != metrics.get(name, 0)},
+            "metrics": moved, "applied": not peer.applied or any(re.search(peer.applied, words) for words in (*moved, *(line for _, line in log.lines))),
             "processes": {"before": len(before), "after": len(after), "stayed": len(before & after), "new": len(after - before)}}
 
 

@@ -24,7 +24,8 @@ class Running:
 @dataclass(frozen=True)
 class Peer:
     """`edited_by`: how it learns of an edit. `notices`: the line of its log that says that a link, a connection or the server is
-    lost. `metrics`: its series that may tell so."""
+    lost. `metrics`: its series that may tell so. `applied`: the line, or the series that moves, when an edit is in effect; none
+    where it is started anew."""
     name: str
     kind: str
     needs: tuple
@@ -32,6 +33,7 @@ class Peer:
     edited_by: str
     notices: str = ""
     metrics: str = ""
+    applied: str = ""
 
     def noticed(self, line):
         return bool(self.notices) and re.search(self.notices, line) is not None
@@ -67,7 +69,7 @@ def signalled(edit, child, number):
 
 
 def everlink(name, kind):
-    return peer(name, kind, "everlink", "it watches the file", notices="link (suspect|lost)",
+    return peer(name, kind, "everlink", "it watches the file", notices="link (suspect|lost)", applied="configuration applied",
                 metrics=r"everlink_(upstream_up|link_losses_total|link_reconnects_total|session_resumes_total|link_downtime_seconds_total)")
 
 
@@ -77,7 +79,7 @@ def _(stage):
     return Running([stage.everlink(stage.place.near_ns, path)], edit=edit, metrics=f"http://{stage.http}/metrics")
 
 
-@peer("HAProxy", "direct", "haproxy", "SIGUSR2 to the master: a new process", notices=r"is DOWN| [sS][CD] ",
+@peer("HAProxy", "direct", "haproxy", "SIGUSR2 to the master: a new process", notices=r"is DOWN| [sS][CD] ", applied="Reloading HAProxy",
       metrics=r"haproxy_server_(status|check_status|check_failures_total|check_up_down_total|downtime_seconds_total|connection_errors_total)")
 def _(stage):
     path, edit = configured(stage, "haproxy.cfg")
@@ -85,7 +87,7 @@ def _(stage):
     return Running([child], edit=signalled(edit, child, signal.SIGUSR2), metrics=f"http://{stage.http}/metrics")
 
 
-@peer("nginx", "direct", "nginx", "SIGHUP: new workers", notices=r"upstream timed out|\(104: |\(110: |\(111: ")
+@peer("nginx", "direct", "nginx", "SIGHUP: new workers", notices=r"upstream timed out|\(104: |\(110: |\(111: ", applied="reconfiguring")
 def _(stage):
     path, edit = configured(stage, "nginx.conf")
     child = stage.on_near("nginx", "-p", stage.place.dir, "-c", path)
@@ -106,7 +108,7 @@ ENVOY = r"envoy_cluster_(membership_healthy|health_check_failure|upstream_cx_con
 ENVOY_SAYS = r"eject_unhealthy|flags=U|upstream=Remote"
 
 
-@peer("Envoy", "direct", "envoy", "the cluster's file is watched", notices=ENVOY_SAYS, metrics=ENVOY)
+@peer("Envoy", "direct", "envoy", "the cluster's file is watched", notices=ENVOY_SAYS, metrics=ENVOY, applied="cluster_manager_cluster_modified")
 def _(stage):
     return envoy_near(stage, "envoy.yaml", "envoy-cluster.yaml")
 
@@ -142,7 +144,7 @@ def _(stage):
     return Running([near], [far], signalled(edit, near, signal.SIGUSR1))
 
 
-@peer("stunnel", "tunnel", "stunnel openssl", "SIGHUP", notices=r"\((104|110|111)\)|timed out|reset by peer")
+@peer("stunnel", "tunnel", "stunnel openssl", "SIGHUP", notices=r"\((104|110|111)\)|timed out|reset by peer", applied="Configuration successful")
 def _(stage):
     stage.certificates()
     path, edit = configured(stage, "stunnel-near.conf")
@@ -151,7 +153,8 @@ def _(stage):
     return Running([near], [far], signalled(edit, near, signal.SIGHUP))
 
 
-@peer("rathole", "tunnel", "rathole", "it watches the file", notices=r"[Tt]imed out|Retry in|Failed to read|shutting down")
+@peer("rathole", "tunnel", "rathole", "it watches the file, and starts its links anew",
+      notices=r"[Tt]imed out|Retry in|Failed to read|shutting down", applied="Restarting")
 def _(stage):
     path, edit = configured(stage, "rathole-server.toml")
     env = dict(os.environ, RUST_LOG="info")
@@ -159,7 +162,7 @@ def _(stage):
     return Running([near], [stage.on_far("rathole", "--client", stage.config("compare/rathole-client.toml"), env=env)], edit)
 
 
-@peer("Envoy CONNECT", "tunnel", "envoy", "the cluster's file is watched", notices=ENVOY_SAYS, metrics=ENVOY)
+@peer("Envoy CONNECT", "tunnel", "envoy", "the cluster's file is watched", notices=ENVOY_SAYS, metrics=ENVOY, applied="cluster_manager_cluster_modified")
 def _(stage):
     far = envoy(stage.on_far, stage, stage.config("compare/envoy-far.yaml"))
     running = envoy_near(stage, "envoy-near.yaml", "envoy-gateway.yaml")
@@ -178,7 +181,8 @@ def restarted(running, start):
     return running
 
 
-@peer("frp", "tunnel", "frps frpc", "a restart: keepalive is not reloaded", notices=r"heartbeat timeout|control writer|close the control|i/o timeout|session shutdown")
+@peer("frp", "tunnel", "frps frpc", "a restart: keepalive is not reloaded",
+      notices=r"heartbeat timeout|control writer|close the control|i/o timeout|session shutdown")
 def _(stage):
     near = lambda interval: stage.on_near("frps", "-c", stage.config("compare/frps.toml", INTERVAL=interval))
     running = Running([near(BEFORE)], [stage.on_far("frpc", "-c", stage.config("compare/frpc.toml", INTERVAL=BEFORE))])

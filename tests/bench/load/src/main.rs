@@ -7,6 +7,7 @@ mod args;
 mod beats;
 mod bulk;
 mod churn;
+mod held;
 mod hold;
 mod measured;
 mod mixed;
@@ -32,7 +33,8 @@ const HELP: &str = "load ROLE [--key value ...]
   flood   --to IP:PORT [--conns 12000]                         all at once: served, refused, left hanging?
   first   --to IP:PORT [--rounds 8] [--parallel 1] [--gap-ms 300]
   beats   --to IP:PORT --mark 1 | --until N [--max-secs 5]     connections that have sent a beat since the mark
-  outage  --to IP:PORT [--rate-mbyte 4] [--max-secs 90]        led by cut, heal and stop on stdin";
+  outage  --to IP:PORT [--rate-mbyte 4] [--max-secs 90] [--probe-ms 200] [--patience 3] [--held 0]
+                                                               led by cut, heal and stop on stdin";
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();

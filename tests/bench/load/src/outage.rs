@@ -1,5 +1,6 @@
-//! A numbered upload at a steady rate, checked at the far end, and a new connection every 200 ms. The lines `cut`, `heal`
-//! and `stop` on stdin say what happens to the wire meanwhile; all times are of this process's clock.
+//! A numbered upload at a steady rate, checked at the far end, a new connection every so often, and some that are held in
+//! silence. The lines `cut`, `heal` and `stop` on stdin say when what happens began and ended; all times are of this
+//! process's clock.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -10,12 +11,11 @@ use std::time::Duration;
 
 use crate::args::Args;
 use crate::churn;
+use crate::held::Held;
 use crate::measured::{now, sleep_ms};
 use crate::server::word;
 use crate::sockets::{PATIENCE, connect, is_timeout, must_connect, spawn};
 
-/// How long a new connection is waited for.
-const PROBE: Duration = Duration::from_secs(3);
 /// Words written at once.
 const CHUNK: u64 = 512;
 
@@ -42,7 +42,7 @@ struct Probe {
     outcome: &'static str,
 }
 
-fn outcome(error: &io::Error) -> &'static str {
+pub fn outcome(error: &io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::TimedOut | ErrorKind::WouldBlock => "timeout",
         ErrorKind::ConnectionRefused => "refused",
@@ -65,7 +65,9 @@ pub fn run(args: &Args) {
     let writing = told.clone();
     let writer = spawn(move || write(&stream, &writing, number, rate, end));
     let probing = told.clone();
-    let prober = spawn(move || probe(to, &probing, end));
+    let (every, patience) = (args.number("probe-ms", 200.0) as u64, args.seconds("patience", 3.0));
+    let prober = spawn(move || probe(to, &probing, end, every, patience));
+    let held: Vec<Held> = (0..args.count("held", 0).min(64)).map(|_| Held::open(to)).collect();
     println!("READY");
     io::stdout().flush().ok();
     let led = told.clone();
@@ -76,6 +78,7 @@ pub fn run(args: &Args) {
     let quit = now();
     told.stop.store(true, Relaxed);
     told.quit.store(true, Relaxed);
+    let held = Held::ask(held);
     prober.join().ok();
     if told.died.load(Relaxed) == 0 {
         writer.join().ok();
@@ -85,7 +88,7 @@ pub fn run(args: &Args) {
             sleep_ms(20);
         }
     }
-    println!("{}", summary(&told, ask(to, number).ok(), quit));
+    println!("{}", summary(&told, ask(to, number).ok(), quit, &held));
     io::stdout().flush().ok();
     std::process::exit(0);
 }
@@ -135,17 +138,17 @@ fn write(mut stream: &TcpStream, told: &Told, number: u64, rate: f64, end: u64) 
     }
 }
 
-fn probe(to: SocketAddr, told: &Arc<Told>, end: u64) {
+fn probe(to: SocketAddr, told: &Arc<Told>, end: u64, every: u64, patience: Duration) {
     let mut threads = Vec::new();
     while !told.quit.load(Relaxed) && now() < end {
         let told = told.clone();
         threads.push(spawn(move || {
             let start = now();
-            let outcome = churn::one(to, PROBE).map_or_else(|error| outcome(&error), |_| "ok");
+            let outcome = churn::one(to, patience).map_or_else(|error| outcome(&error), |_| "ok");
             let probe = Probe { start, end: now(), outcome };
             told.probes.lock().unwrap_or_else(PoisonError::into_inner).push(probe);
         }));
-        sleep_ms(200);
+        sleep_ms(every);
     }
     threads.into_iter().for_each(|thread| drop(thread.join()));
 }
@@ -172,7 +175,7 @@ fn ask(to: SocketAddr, number: u64) -> io::Result<[u64; 3]> {
     Ok(answer.map(u64::from_le_bytes))
 }
 
-fn summary(told: &Told, server: Option<[u64; 3]>, quit: u64) -> String {
+fn summary(told: &Told, server: Option<[u64; 3]>, quit: u64, held: &[(&'static str, u64)]) -> String {
     let get = |value: &AtomicU64| value.load(Relaxed);
     let (cut, heal, died, written) = (get(&told.cut), get(&told.heal), get(&told.died), get(&told.written));
     let after = |from: u64, at: Option<u64>| {
@@ -190,12 +193,15 @@ fn summary(told: &Told, server: Option<[u64; 3]>, quit: u64) -> String {
         }
         counts
     };
+    let list = |entries: Vec<String>| entries.join(",");
+    let raw = list(probes.iter().map(probed(cut)).collect());
+    let held = list(held.iter().map(|(how, at)| format!("[{how:?},{}]", after(cut, happened(*at)))).collect());
     let mismatches = server.map_or(get(&told.mismatches), |[_, mismatches, _]| mismatches);
     let survived = died == 0 && get(&told.confirmed) == written && mismatches == 0;
     format!(
         "{{\"survived\":{survived},\"stream_end\":{:?},\"closed_s\":{},\"arrived_s\":{},\"resumed_s\":{},\"written\":{written},\
          \"confirmed\":{},\"lost\":{},\"mismatches\":{mismatches},\"probe_failed_s\":{},\"new_ok_s\":{},\
-         \"probes_during\":{:?},\"probes_after\":{:?}}}",
+         \"probes_during\":{:?},\"probes_after\":{:?},\"heal_s\":{},\"probes\":[{raw}],\"held\":[{held}]}}",
         told.how.lock().unwrap_or_else(PoisonError::into_inner).as_deref().unwrap_or("alive"),
         after(cut, happened(died)),
         after(heal, server.map(|[.., again]| again).filter(|again| *again > heal)),
@@ -206,5 +212,14 @@ fn summary(told: &Told, server: Option<[u64; 3]>, quit: u64) -> String {
         after(heal, new_ok),
         count(cut, heal),
         count(heal, quit),
+        after(cut, happened(heal)),
     )
+}
+
+/// A probe as JSON: when it began after the cut, how many seconds it took, how it ended.
+fn probed(cut: u64) -> impl Fn(&Probe) -> String {
+    let seconds = |from: u64, to: u64| (to as f64 - from as f64) / 1e9;
+    move |probe| {
+        format!("[{:.3},{:.3},{:?}]", seconds(cut, probe.start), seconds(probe.start, probe.end), probe.outcome)
+    }
 }

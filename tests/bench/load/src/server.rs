@@ -9,6 +9,7 @@
 //! | Q | what a V stream has received |
 //! | B | echo, that byte included: answers beats, and counts the connections that sent one |
 //! | M, N | begins that count anew; tells it |
+//! | P | a beat: that byte again, and the connection is as fresh as before |
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -98,6 +99,9 @@ fn work(listener: &TcpListener) {
                 continue;
             }
             let Some(connection) = served.get_mut(&key) else { continue };
+            if connection.part == 0 && beat(&connection.stream) {
+                continue;
+            }
             if connection.part == 0 && !begin(connection) {
                 epoll::delete(&poll, &connection.stream).ok();
                 if let Some(connection) = served.remove(&key) {
@@ -108,6 +112,13 @@ fn work(listener: &TcpListener) {
             }
         }
     }
+}
+
+/// Answers a beat; `false`: it is none.
+fn beat(mut stream: &TcpStream) -> bool {
+    let mut first = [0];
+    let is_beat = stream.peek(&mut first).is_ok_and(|count| count == 1) && first == *b"P";
+    is_beat && stream.read(&mut first).is_ok() && stream.write_all(&first).is_ok()
 }
 
 /// Reads which part is wanted. `false`: it is not for a worker.

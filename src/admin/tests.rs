@@ -118,7 +118,7 @@ async fn a_stranger_is_refused_and_commands_nothing() {
         let recorder = Recorder::default();
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         ours.write_all(b"{\"command\":\"reload\"}\n").await.unwrap();
-        serve_one(theirs, peer, 1000, true, &recorder).await;
+        serve_one(theirs, peer, 1000, true, &recorder, &CancellationToken::new()).await;
         assert!(!told(ours).await.ok);
         assert!(recorder.told.lock().unwrap().is_empty());
     }

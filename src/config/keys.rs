@@ -595,7 +595,8 @@ static KEYS: &[Key] = &[
         count(MANY),
         DefaultValue::Count(64),
         Live,
-        "The share of one identity in them. Dialers with a token alone have none: they are bound by limits.sessions only.",
+        "The share of one identity in them. Dialers with a token alone have none: they are bound by limits.sessions \
+         only.",
     ),
     key("gateway.limits.streams", count(MANY), DefaultValue::Count(1024), Live, "Streams of one session."),
     key(
@@ -603,9 +604,9 @@ static KEYS: &[Key] = &[
         size(16 * MIB, 1024 * GIB),
         DefaultValue::Size(GIB),
         Live,
-        "Retention and windows of all sessions; past it new ones hear busy, and those that stand grow to no more than \
-         256KiB and 16KiB for each of their streams. At least what one session may need: resume.buffer and 16KiB for each \
-         of its streams.",
+        "Retention and windows of all sessions; past it new ones hear busy, and those that stand grow to no more \
+         than 256KiB and 16KiB for each of their streams. At least what one session may need: resume.buffer and 16KiB \
+         for each of its streams.",
     ),
     key(
         "gateway.limits.pending",

@@ -192,6 +192,41 @@ impl Name {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::memory::{self, Habits};
+
+    struct Nobody;
+
+    impl memory::Tap for Nobody {
+        fn stands(&mut self, _: usize, _: usize) {}
+        fn wrote(&mut self, _: usize, _: usize, _: &[u8]) {}
+        fn read(&mut self, _: usize, _: usize, _: usize) {}
+        fn cut(&mut self, _: usize, _: usize, _: u64) {}
+        fn closed(&mut self, _: usize, _: usize) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn fault_41_a_changed_answer_is_told_within_two_questions_and_nothing_else_is() {
+        let _running = memory::begin(1, Vec::new(), Habits::calm(), Box::new(Nobody));
+        let lead = |address: &str| memory::net(|network| network.names.insert("far.test".to_owned(), ip(address)));
+        lead("10.0.0.1");
+        let mut upstream = crate::http::example::tunnel("site");
+        upstream.endpoints[0].address = Address::Host { host: "far.test".to_owned(), port: 7443 };
+        let mut names = Names::new(&Resolver::default(), &upstream);
+        let standing = || vec![Led { link: 7, host: "far.test".to_owned(), address: ip("10.0.0.1") }];
+        let hour = Duration::from_secs(3600);
+        assert!(tokio::time::timeout(hour, names.told(standing)).await.is_err(), "nothing has changed");
+        lead("10.0.0.2");
+        assert!(tokio::time::timeout(hour, names.told(Vec::new)).await.is_err(), "nobody stands there");
+        let from = clock::now();
+        assert_eq!(names.told(standing).await, [(7, Verdict::Gone)]);
+        let took = clock::since(from);
+        assert!(took > WITHOUT_TTL && took < BETWEEN.0 + 2 * WITHOUT_TTL, "{took:?}");
+        lead("10.0.0.1");
+        assert_eq!(names.told(standing).await, [(7, Verdict::Back)]);
+        upstream.endpoints.clear();
+        names.follow(&upstream);
+        assert!(tokio::time::timeout(hour, names.told(standing)).await.is_err(), "there is no name any more");
+    }
 
     /// One link, wherever it stands.
     struct Bench {

@@ -136,9 +136,9 @@ fn of_gateway(gateway: &Gateway) -> Vec<String> {
     vec![
         format!("gateway: {budget}"),
         format!(
-            "gateway: its sessions hold about {} together (limits.memory), so {} each if all {sessions} hold the same; past \
-             that each may still come to 256KiB and 16KiB for each open stream; one alone keeps at most {} for replay \
-             (resume.buffer)",
+            "gateway: its sessions hold about {} together (limits.memory), so {} each if all {sessions} hold the same; \
+             past that each may still come to 256KiB and 16KiB for each open stream; one alone keeps at most {} for \
+             replay (resume.buffer)",
             show_size(memory),
             show_about(each),
             show_size(gateway.resume.buffer),

@@ -1,17 +1,17 @@
 //! Whether the names of endpoints still lead to where their links are.
 //!
-//! While a link stands, the name that led to its address is asked for again: when its answer may be kept no longer, but not
-//! more often than every 30 s and at least every 5 min. A link whose address is gone from the answers is to move, while the
-//! connection it has still stands.
+//! While a link stands, the name that led to its address is asked for again: when its answer may be kept no longer, but
+//! not more often than every 30 s and at least every 5 min. A link whose address is gone from the answers is to move,
+//! while the connection it has still stands.
 //!
 //! **When an address is gone.** Not when one answer is without it: a name may have many addresses and show a few of them,
-//! others each time, and links would wander with it. It is gone when [`ENOUGH`] answers in a row were without it. A name that
+//! others each time, and links would wander with it. It is gone when two answers in a row were without it. A name that
 //! brings an address back, one that was missing, or one that links were told to leave, shows that it has that habit: then
-//! twice as many answers are needed, at most [`ENOUGH_MOST`], until nothing has come back for an hour. So a link follows a
-//! rotating name a few times at most, and then stays.
+//! twice as many answers are needed, at most 16, until nothing has come back for an hour. So a link follows a rotating
+//! name a few times at first, and then seldom.
 //!
 //! What tells nothing changes nothing: a question that failed, the last good answer in place of one, an answer in which
-//! the other family may be what is missing.
+//! the other family, or what was one too many, may be what is missing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -82,7 +82,8 @@ impl Names {
         }
     }
 
-    /// Asks when it is time to, and returns when links are to be told something. `standing` says which there are. Cancel safe.
+    /// Asks when it is time to, and returns when links are to be told something. `standing` says which there are.
+    /// Cancel safe.
     pub async fn told(&mut self, standing: impl Fn() -> Vec<Led>) -> Vec<(u64, Verdict)> {
         loop {
             if let Some(asking) = &mut self.asking {
@@ -191,6 +192,41 @@ impl Name {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::memory::{self, Habits};
+
+    struct Nobody;
+
+    impl memory::Tap for Nobody {
+        fn stands(&mut self, _: usize, _: usize) {}
+        fn wrote(&mut self, _: usize, _: usize, _: &[u8]) {}
+        fn read(&mut self, _: usize, _: usize, _: usize) {}
+        fn cut(&mut self, _: usize, _: usize, _: u64) {}
+        fn closed(&mut self, _: usize, _: usize) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn fault_41_a_changed_answer_is_told_within_two_questions_and_nothing_else_is() {
+        let _running = memory::begin(1, Vec::new(), Habits::calm(), Box::new(Nobody));
+        let lead = |address: &str| memory::net(|network| network.names.insert("far.test".to_owned(), ip(address)));
+        lead("10.0.0.1");
+        let mut upstream = crate::http::example::tunnel("site");
+        upstream.endpoints[0].address = Address::Host { host: "far.test".to_owned(), port: 7443 };
+        let mut names = Names::new(&Resolver::default(), &upstream);
+        let standing = || vec![Led { link: 7, host: "far.test".to_owned(), address: ip("10.0.0.1") }];
+        let hour = Duration::from_secs(3600);
+        assert!(tokio::time::timeout(hour, names.told(standing)).await.is_err(), "nothing has changed");
+        lead("10.0.0.2");
+        assert!(tokio::time::timeout(hour, names.told(Vec::new)).await.is_err(), "nobody stands there");
+        let from = clock::now();
+        assert_eq!(names.told(standing).await, [(7, Verdict::Gone)]);
+        let took = clock::since(from);
+        assert!(took > WITHOUT_TTL && took < BETWEEN.0 + 2 * WITHOUT_TTL, "{took:?}");
+        lead("10.0.0.1");
+        assert_eq!(names.told(standing).await, [(7, Verdict::Back)]);
+        upstream.endpoints.clear();
+        names.follow(&upstream);
+        assert!(tokio::time::timeout(hour, names.told(standing)).await.is_err(), "there is no name any more");
+    }
 
     /// One link, wherever it stands.
     struct Bench {

@@ -251,9 +251,9 @@ impl Hub {
         free.min_by_key(|slot| slot.streams.load(Ordering::Relaxed)).cloned()
     }
 
-    /// Clients wait, for no link is open.
+    /// Clients wait, for no link is open; or may not wait, and are refused.
     pub fn is_waited_for(&self) -> bool {
-        let waits = !self.waiting().is_empty();
+        let waits = self.current().limits.wait.is_zero() || !self.waiting().is_empty();
         waits && !self.slots.load().iter().any(|slot| slot.is_open())
     }
 

@@ -1,5 +1,5 @@
-//! A name that leads elsewhere: the link follows it, or gives its place in the pool to one that does. And gateways other
-//! than the session's, which could serve new streams while it is searched for.
+//! A name that leads elsewhere: the link follows it, or gives its place in the pool to one that does. And gateways
+//! other than the session's, which could serve new streams while it is searched for.
 
 use std::sync::atomic::Ordering;
 
@@ -10,8 +10,8 @@ use crate::metrics::LossReason;
 use crate::tunnel::claims::{Input, Place};
 
 impl LinkTask {
-    /// Remembers which name led to the connection at hand. One that leads to where its gateway says it is reached owes that
-    /// to no name; one that leads to the last address owes it to whatever the one before did.
+    /// Remembers which name led to the connection at hand. One that leads to where its gateway says it is reached owes
+    /// that to no name; one that leads to the last address owes it to whatever the one before did.
     pub(super) fn note_how_led(&mut self, way: &Way) {
         self.led = match (way.place, &way.endpoint.address, way.address) {
             (Place::Endpoint(_), Address::Host { host, .. }, Some(address)) => Some((host.clone(), address.ip())),
@@ -42,8 +42,8 @@ impl LinkTask {
         }
     }
 
-    /// Another gateway is where the name leads. The session and its streams live here; new streams are for a link of their
-    /// own, and until that stands this one takes them, too.
+    /// Another gateway is where the name leads. The session and its streams live here; new streams are for a link of
+    /// their own, and until that stands this one takes them, too.
     pub(super) fn yield_place(&mut self) {
         (self.moving, self.follows) = (None, false);
         let host = self.led.as_ref().map(|(host, _)| host.as_str()).unwrap_or_default();

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 
 use ring::rand::{SecureRandom, SystemRandom};
 
-use super::{Counting, LinkTask, driver_settings};
+use super::settings::driver_settings;
+use super::{Counting, LinkTask};
 use crate::config::{self, Address, Beats};
 use crate::metrics::{CloseReason, DialOutcome, ResumeOutcome};
 use crate::session::ResetCode;

@@ -14,8 +14,9 @@
 //! | OPENs or small frames a second | the link is read later |
 
 mod arrivals;
+mod outgoing;
+mod rate;
 mod streams;
-mod words;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -26,16 +27,15 @@ use super::outbound::Outbound;
 use super::pace::Bucket;
 use super::stream::{LastWord, Stream};
 use super::violation::Violation;
-use super::window::Pool;
+use super::window::{LONG_PATH, Pool};
 use crate::config::Beats;
+use rate::Rate;
 
 /// What may be outstanding for replay at least: below, a local network is held up; 8 MiB cost 16 % in cache misses.
 const REPLAY_LEAST: u64 = 2 * 1024 * 1024;
 /// The same over a long path, where no byte stays in the cache until it is acknowledged, and growing from less would take
 /// many round trips.
 const REPLAY_LEAST_FAR: u64 = 8 * 1024 * 1024;
-/// A round trip from which on a path is long.
-pub(super) const LONG_PATH: Duration = Duration::from_millis(2);
 /// OPENs a second. Well above what two programs on two cores can open and close (some 10,000), and below what would keep
 /// a gateway from everything else.
 const OPENS: f64 = 20_000.0;
@@ -148,14 +148,6 @@ pub struct Session<T> {
     pub(super) broken: super::Broken,
 }
 
-/// Bytes acknowledged a second, and from when it is measured.
-#[derive(Debug, Default)]
-struct Rate {
-    since: Option<Instant>,
-    from: u64,
-    bytes: f64,
-}
-
 impl<T> Session<T> {
     /// `dialer`: this end opens the streams.
     pub fn new(dialer: bool, limits: Limits, now: Instant) -> Self {
@@ -250,7 +242,7 @@ impl<T> Session<T> {
     /// What may be outstanding for replay at this moment: twice what the path holds.
     pub fn replay_limit(&self) -> u64 {
         let rtt = self.rtt.unwrap_or_default();
-        let path = 2.0 * self.rate.bytes * rtt.as_secs_f64();
+        let path = 2.0 * self.rate.bytes_a_second() * rtt.as_secs_f64();
         let least = if rtt >= LONG_PATH { REPLAY_LEAST_FAR } else { REPLAY_LEAST };
         (path as u64).max(least).min(self.limits.buffer)
     }
@@ -336,119 +328,10 @@ impl<T> Session<T> {
         let again = self.out.rewind(received)?;
         self.told = self.told.max(told);
         self.go_away_due = self.go_away.is_some();
-        self.rate.since = None;
+        self.rate.begin_anew();
         Ok(again)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What one end says goes to the other, whose owner takes every stream and ends what has come to its ends.
-    fn talk(from: &mut Session<()>, to: &mut Session<()>, now: Instant) {
-        from.emit(u64::MAX, now);
-        while !from.next().is_empty() {
-            let bytes = from.next().to_vec();
-            from.sent(bytes.len());
-            let mut rest = &bytes[..];
-            while let Some(incoming) = to.receive(now, &mut rest).unwrap() {
-                match incoming {
-                    Incoming::Open { stream, opening } => {
-                        to.admit(stream, &opening, (), now);
-                        to.finish(stream);
-                    }
-                    Incoming::Fin { stream } if to.is_finished(stream) => {
-                        to.release(stream);
-                    }
-                    Incoming::Refused { stream, code } => panic!("stream {stream} is refused: {code:?}"),
-                    _ => {}
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_stream_that_is_over_makes_room_before_the_next_is_opened() {
-        let now = Instant::now();
-        let limits = Limits { buffer: 1 << 20, peer_buffer: 1 << 20, windows: 1 << 20, streams: 1 };
-        let (mut dialer, mut gateway) = (Session::new(true, limits, now), Session::new(false, limits, now));
-        let first = dialer.open("s", None, None, 0, (), now).unwrap();
-        talk(&mut dialer, &mut gateway, now);
-        talk(&mut gateway, &mut dialer, now);
-        // Its end waits to be said while the next stream is opened.
-        dialer.finish(first);
-        assert!(dialer.is_finished(first) && dialer.release(first).is_some());
-        let next = dialer.open("s", None, None, 0, (), now).unwrap();
-        talk(&mut dialer, &mut gateway, now);
-        talk(&mut gateway, &mut dialer, now);
-        assert!(gateway.get(next).is_some() && gateway.streams() == 1);
-    }
-
-    #[test]
-    fn what_waits_to_be_opened_when_a_goaway_comes_is_opened_before_it_is_acknowledged() {
-        let now = Instant::now();
-        let limits = Limits { buffer: 4096, peer_buffer: 4096, windows: 1 << 20, streams: 100 };
-        let (mut dialer, mut gateway) = (Session::new(true, limits, now), Session::new(false, limits, now));
-        let first = dialer.open("s", None, None, 0, (), now).unwrap();
-        dialer.emit(u64::MAX, now);
-        dialer.fill(first, 4096, |(), slot| (slot.len(), ()));
-        // No room to keep more for replay.
-        let waiting = dialer.open("s", None, None, 0, (), now).unwrap();
-        dialer.emit(u64::MAX, now);
-        assert!(dialer.is_full() && !dialer.unopened.is_empty());
-        gateway.go_away(GoAwayCode::Draining, Duration::ZERO);
-        talk(&mut gateway, &mut dialer, now);
-        assert!(!dialer.can_open() && dialer.open("s", None, None, 0, (), now).is_err());
-        // The connection breaks. The Hello's offset is behind the GOAWAY, and the OPENs come only then.
-        gateway.resume(dialer.received(), 0).unwrap();
-        dialer.resume(0, dialer.received()).unwrap();
-        assert!(!gateway.is_owed() && !gateway.is_go_away_heard());
-        dialer.ping(1);
-        talk(&mut dialer, &mut gateway, now);
-        assert!(gateway.get(waiting).is_some());
-        talk(&mut gateway, &mut dialer, now);
-        dialer.ping(2);
-        talk(&mut dialer, &mut gateway, now);
-        assert!(gateway.is_go_away_heard());
-    }
-
-    #[test]
-    fn acknowledgements_and_credit_may_wait_unless_the_peer_soon_has_none() {
-        let now = Instant::now();
-        let limits = Limits { buffer: 1 << 20, peer_buffer: 1 << 20, windows: 4 << 20, streams: 1 };
-        let (mut dialer, mut gateway) = (Session::new(true, limits, now), Session::new(false, limits, now));
-        let stream = dialer.open("s", None, None, 0, (), now).unwrap();
-        // `count` bytes arrive and are passed on.
-        let mut passes = |gateway: &mut Session<()>, count: usize| {
-            dialer.emit(u64::MAX, now);
-            dialer.fill(stream, count, |(), slot| (slot.len(), ()));
-            while !dialer.next().is_empty() {
-                let bytes = dialer.next().to_vec();
-                dialer.sent(bytes.len());
-                let mut rest = &bytes[..];
-                while let Some(incoming) = gateway.receive(now, &mut rest).unwrap() {
-                    match incoming {
-                        Incoming::Open { stream, opening } => gateway.admit(stream, &opening, (), now),
-                        Incoming::Data { stream, bytes } => gateway.pass(stream, bytes.len()),
-                        _ => {}
-                    }
-                }
-            }
-            (gateway.has_words(), gateway.may_wait())
-        };
-        assert_eq!(passes(&mut gateway, 16 * 1024), (true, false), "all that it could send was sent");
-        gateway.emit(u64::MAX, now);
-        assert!(!gateway.has_words());
-        assert_eq!(passes(&mut gateway, 15 * 1024), (false, true));
-        assert_eq!(passes(&mut gateway, 1024), (true, true), "a quarter of 64 KiB");
-        assert_eq!(passes(&mut gateway, 17 * 1024), (true, false), "half of it");
-        gateway.emit(u64::MAX, now);
-        assert_eq!(passes(&mut gateway, 16 * 1024), (true, true));
-        gateway.ping(1);
-        assert!(!gateway.may_wait());
-        gateway.emit(u64::MAX, now);
-        gateway.finish(stream);
-        assert!(gateway.has_words() && !gateway.may_wait());
-    }
-}
+mod tests;

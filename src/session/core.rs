@@ -300,11 +300,6 @@ impl<T> Session<T> {
         ids
     }
 
-    /// The other end has taken the stream, as far as we know.
-    pub fn is_answered(&self, stream: u32) -> bool {
-        self.streams.get(&stream).is_some_and(|stream| stream.answered)
-    }
-
     // ---- connections ----
 
     /// Whether the peer may go on from `received`: it was sent, and is still kept. An honest dialer can ask for less than

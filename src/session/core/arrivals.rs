@@ -71,7 +71,6 @@ impl<T> Session<T> {
         // The whole frame is held against the window before its first byte is passed on.
         if let Some(length) = begins {
             stream.window.receive(length.into())?;
-            stream.answered = true;
         }
         Ok(if bytes.is_empty() { Incoming::Nothing } else { Incoming::Data { stream: id, bytes } })
     }
@@ -109,10 +108,7 @@ impl<T> Session<T> {
         let payload = self.inbound.payload();
         let code = payload.first().copied().unwrap_or_default();
         Ok(match kind {
-            Kind::Opened => {
-                stream.answered = true;
-                Incoming::Opened { stream: id }
-            }
+            Kind::Opened => Incoming::Opened { stream: id },
             Kind::Refused => {
                 stream.cut();
                 Incoming::Refused { stream: id, code: RefusalCode::from_byte(code) }
@@ -126,7 +122,6 @@ impl<T> Session<T> {
             Kind::Fin if stream.receiving == Direction::Open => {
                 stream.receiving = Direction::Ended;
                 stream.pending.credit = false;
-                stream.answered = true;
                 Incoming::Fin { stream: id }
             }
             Kind::Fin => return Err(Violation::AfterFin),
@@ -235,7 +230,6 @@ impl<T> Session<T> {
             receiving: Direction::Open,
             window,
             pending: Pending::default(),
-            answered: true,
             opening: None,
         };
         self.streams.insert(stream, entry);

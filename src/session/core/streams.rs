@@ -45,7 +45,6 @@ impl<T> Session<T> {
             receiving: Direction::Open,
             window,
             pending,
-            answered: false,
             opening: Some(Box::new(opening)),
         };
         self.streams.insert(id, stream);

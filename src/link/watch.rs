@@ -4,7 +4,7 @@
 //! still acknowledges: keepalive cannot tell while bytes are in flight, and `TCP_USER_TIMEOUT` kills live peers that merely
 //! do not read. So everlink looks at `TCP_INFO` itself.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::Beats;
 use crate::net::kernel::TcpInfo;
@@ -41,6 +41,30 @@ pub fn judge(info: &TcpInfo, stalled: Duration, beats: &Beats) -> Verdict {
     }
 }
 
+/// How long a socket has had bytes in flight of which none was acknowledged.
+#[derive(Debug, Default)]
+pub struct Stall {
+    /// The bytes acknowledged then, and when.
+    at: Option<(u64, Instant)>,
+}
+
+impl Stall {
+    /// For how long now. To be asked at each look, as `judge` wants it.
+    pub fn lasts(&mut self, info: &TcpInfo, now: Instant) -> Duration {
+        if info.unacked == 0 {
+            self.at = None;
+            return Duration::ZERO;
+        }
+        match self.at {
+            Some((acknowledged, since)) if acknowledged == info.bytes_acked => now.saturating_duration_since(since),
+            _ => {
+                self.at = Some((info.bytes_acked, now));
+                Duration::ZERO
+            }
+        }
+    }
+}
+
 /// Keepalive probes that went unanswered for a whole spacing each, on a connection that nobody uses. One that is merely on
 /// its way is no miss: keepalive and this look wake at about the same moment.
 pub fn unanswered(probes: u8, last_ack_received: Duration, keepalive: &Keepalive) -> u32 {
@@ -54,10 +78,8 @@ mod tests {
     use super::*;
     use crate::net::kernel::TcpState;
 
-    /// Budget 14 s.
-    fn judged(stalled: u64, change: impl FnOnce(&mut TcpInfo)) -> Verdict {
-        let beats = Beats { interval: Duration::from_secs(5), timeout: Duration::from_secs(3), misses: 3 };
-        let mut info = TcpInfo {
+    fn info() -> TcpInfo {
+        TcpInfo {
             state: TcpState::Established,
             retransmits: 0,
             probes: 0,
@@ -76,7 +98,13 @@ mod tests {
             bytes_sent: 0,
             bytes_retrans: 0,
             send_window: Some(1),
-        };
+        }
+    }
+
+    /// Budget 14 s.
+    fn judged(stalled: u64, change: impl FnOnce(&mut TcpInfo)) -> Verdict {
+        let beats = Beats { interval: Duration::from_secs(5), timeout: Duration::from_secs(3), misses: 3 };
+        let mut info = info();
         change(&mut info);
         judge(&info, Duration::from_secs(stalled), &beats)
     }
@@ -99,6 +127,17 @@ mod tests {
         assert_eq!(in_flight(2, 15, 2), Verdict::InFlight, "sent a moment ago after a long silence");
         assert_eq!(in_flight(7, 14, 14), Verdict::InFlight, "the budget is not over");
         assert_eq!(in_flight(7, 1, 15), Verdict::Dead, "the peer speaks, but hears nothing");
+    }
+
+    #[test]
+    fn a_stall_lasts_while_nothing_is_acknowledged_of_what_is_in_flight() {
+        let (start, mut stall) = (Instant::now(), Stall::default());
+        let mut lasts = |second, unacked, bytes_acked| {
+            stall.lasts(&TcpInfo { unacked, bytes_acked, ..info() }, start + Duration::from_secs(second)).as_secs()
+        };
+        assert_eq!([lasts(0, 1, 100), lasts(3, 2, 100), lasts(9, 1, 100)], [0, 3, 9]);
+        assert_eq!([lasts(10, 1, 101), lasts(12, 1, 101)], [0, 2], "some of it was acknowledged");
+        assert_eq!([lasts(13, 0, 102), lasts(20, 1, 102)], [0, 0], "all of it was");
     }
 
     #[test]

@@ -14,8 +14,9 @@
 //! | OPENs or small frames a second | the link is read later |
 
 mod arrivals;
+mod outgoing;
+mod rate;
 mod streams;
-mod words;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -26,8 +27,9 @@ use super::outbound::Outbound;
 use super::pace::Bucket;
 use super::stream::{LastWord, Stream};
 use super::violation::Violation;
-use super::window::Pool;
+use super::window::{LONG_PATH, Pool};
 use crate::config::Beats;
+use rate::Rate;
 
 /// What may be outstanding for replay at least: below, a local network is held up; 8 MiB cost 16 % in cache misses.
 const REPLAY_LEAST: u64 = 2 * 1024 * 1024;
@@ -36,8 +38,6 @@ const REPLAY_LEAST: u64 = 2 * 1024 * 1024;
 const REPLAY_LEAST_FAR: u64 = 8 * 1024 * 1024;
 /// What may be outstanding where memory is shared and used up: less than the peer acknowledges at a time would lock both up.
 const REPLAY_ALWAYS: u64 = 256 * 1024;
-/// A round trip from which on a path is long.
-pub(super) const LONG_PATH: Duration = Duration::from_millis(2);
 /// OPENs a second. Well above what two programs on two cores can open and close (some 10,000), and below what would keep
 /// a gateway from everything else.
 const OPENS: f64 = 20_000.0;
@@ -150,14 +150,6 @@ pub struct Session<T> {
     pub(super) broken: super::Broken,
 }
 
-/// Bytes acknowledged a second, and from when it is measured.
-#[derive(Debug, Default)]
-struct Rate {
-    since: Option<Instant>,
-    from: u64,
-    bytes: f64,
-}
-
 impl<T> Session<T> {
     /// `dialer`: this end opens the streams.
     pub fn new(dialer: bool, limits: Limits, now: Instant) -> Self {
@@ -253,7 +245,7 @@ impl<T> Session<T> {
     /// others leave on top of what is.
     pub fn replay_limit(&self) -> u64 {
         let rtt = self.rtt.unwrap_or_default();
-        let path = 2.0 * self.rate.bytes * rtt.as_secs_f64();
+        let path = 2.0 * self.rate.bytes_a_second() * rtt.as_secs_f64();
         let least = if rtt >= LONG_PATH { REPLAY_LEAST_FAR } else { REPLAY_LEAST };
         let shared = self.out.unacknowledged().saturating_add(self.pool.spare / 4).max(REPLAY_ALWAYS);
         (path as u64).max(least).min(self.limits.buffer).min(shared)
@@ -312,11 +304,6 @@ impl<T> Session<T> {
         ids
     }
 
-    /// The other end has taken the stream, as far as we know.
-    pub fn is_answered(&self, stream: u32) -> bool {
-        self.streams.get(&stream).is_some_and(|stream| stream.answered)
-    }
-
     // ---- connections ----
 
     /// Whether the peer may go on from `received`: it was sent, and is still kept. An honest dialer can ask for less than
@@ -340,41 +327,10 @@ impl<T> Session<T> {
         let again = self.out.rewind(received)?;
         self.told = self.told.max(told);
         self.go_away_due = self.go_away.is_some();
-        self.rate.since = None;
+        self.rate.begin_anew();
         Ok(again)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What a session comes to keep whose peer takes whatever comes and acknowledges nothing, while all may keep `memory`.
-    fn kept(memory: u64) -> u64 {
-        let now = Instant::now();
-        let limits = Limits { buffer: 16 << 20, peer_buffer: 16 << 20, windows: 64 << 20, streams: 4 };
-        let mut session = Session::new(true, limits, now);
-        let stream = session.open("echo", None, None, 0, (), now).expect("room");
-        session.emit(u64::MAX, now);
-        session.streams.get_mut(&stream).expect("open").credit = u64::MAX;
-        loop {
-            session.set_spare(memory.saturating_sub(session.memory()));
-            let most = session.quota(stream, u64::MAX);
-            if most == 0 {
-                return session.unacknowledged();
-            }
-            session.fill(stream, most, |(), slot| (slot.len(), ()));
-        }
-    }
-
-    #[test]
-    fn fault_59_where_memory_is_used_up_little_is_kept_for_replay_and_it_is_kept_to() {
-        let always = REPLAY_ALWAYS - 4096..=REPLAY_ALWAYS + 4096;
-        assert!(always.contains(&kept(0)), "{}", kept(0));
-        assert!(kept(u64::MAX) > REPLAY_LEAST - 4096);
-        for memory in [1 << 20, 3 << 19, 2 << 20] {
-            let kept = kept(memory);
-            assert!(kept > memory / 4 && kept <= memory, "{kept} of {memory}");
-        }
-    }
-}
+mod tests;

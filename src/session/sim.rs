@@ -46,119 +46,196 @@ impl Profile {
 }
 
 fn run(seed: u64, broken: Broken) -> Result<Counts, String> {
-    let mut rng = Rng::with_seed(seed);
-    let count = match rng.u8(0..16) {
-        0 => rng.usize(50..=200),
-        1..=7 => rng.usize(1..=4),
-        _ => rng.usize(1..=20),
-    };
-    let most = if count > 20 { 20_000 } else { [5_000, 60_000, 400_000, 3 << 20][rng.usize(0..4)] };
-    let plans: Vec<Plan> = (0..count).map(|_| Plan::random(&mut rng, most)).collect();
-    let buffer = [8 << 10, 64 << 10, 256 << 10, 2 << 20, 16 << 20][rng.usize(0..5)];
-    let streams = if rng.u8(0..4) == 0 { rng.usize(1..=count) } else { count };
-    let windows = 16 * 1024 * streams as u64 + [0, 100 << 10, 4 << 20, 64 << 20][rng.usize(0..4)];
-    let limits = Limits { buffer, peer_buffer: buffer, windows, streams };
-    let profile = Profile {
-        storm: rng.u64(0..12 * SECOND),
-        capacity: if rng.u8(0..4) == 0 { (100, 5_000) } else { (64 << 10, 1 << 20) },
-        least_slice: if most > 100_000 { 1500 } else { 1 },
-        far: 2 * most,
-        takes_older: seed.is_multiple_of(2),
-    };
-    let room = [1024, 16 << 10, 256 << 10, 1 << 20][rng.usize(0..4)];
-    let start = Instant::now();
-    let mut ends = [0, 1].map(|side| End::new(side, limits, count, room, start));
-    for end in &mut ends {
-        end.session.broken = broken;
-    }
-    let (mut claims, mut desk) = (Claims::default(), Desk::default());
-    let (mut connections, mut counts, pattern) = (Vec::new(), Counts::new(), Pattern::new());
-    let mut unopened: Vec<usize> = (0..count).collect();
-    let (mut now, mut closing_time, mut healed) = (0, false, false);
-    let tunes = rng.u32(0..4);
-    let mut tuned = 0;
-    let mut goes_away = (rng.u8(0..4) == 0).then(|| rng.u64(0..8 * SECOND));
-    let said_goodbye = goes_away.is_some();
-    loop {
-        if !profile.stormy(now) && !std::mem::replace(&mut healed, true) {
-            connections.iter_mut().for_each(Connection::heal);
+    Run::new(seed, broken).play()
+}
+
+/// One run: all that its number decides, and how far it has come.
+struct Run {
+    rng: Rng,
+    profile: Profile,
+    plans: Vec<Plan>,
+    pattern: Pattern,
+    /// Streams that the gateway takes at once.
+    streams: usize,
+    broken: Broken,
+    start: Instant,
+    now: Micros,
+    ends: [End; 2],
+    claims: Claims,
+    desk: Desk,
+    connections: Vec<Connection>,
+    counts: Counts,
+    /// Plans whose streams are still to be opened.
+    unopened: Vec<usize>,
+    /// TUNEs that are said, and that were.
+    tunes: u32,
+    tuned: u32,
+    /// When the gateway says GOAWAY, if it does and has not yet.
+    goes_away: Option<Micros>,
+    said_goodbye: bool,
+    healed: bool,
+    closing_time: bool,
+}
+
+impl Run {
+    fn new(seed: u64, broken: Broken) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let count = match rng.u8(0..16) {
+            0 => rng.usize(50..=200),
+            1..=7 => rng.usize(1..=4),
+            _ => rng.usize(1..=20),
+        };
+        let most = if count > 20 { 20_000 } else { [5_000, 60_000, 400_000, 3 << 20][rng.usize(0..4)] };
+        let plans: Vec<Plan> = (0..count).map(|_| Plan::random(&mut rng, most)).collect();
+        let buffer = [8 << 10, 64 << 10, 256 << 10, 2 << 20, 16 << 20][rng.usize(0..5)];
+        let streams = if rng.u8(0..4) == 0 { rng.usize(1..=count) } else { count };
+        let windows = 16 * 1024 * streams as u64 + [0, 100 << 10, 4 << 20, 64 << 20][rng.usize(0..4)];
+        let limits = Limits { buffer, peer_buffer: buffer, windows, streams };
+        let profile = Profile {
+            storm: rng.u64(0..12 * SECOND),
+            capacity: if rng.u8(0..4) == 0 { (100, 5_000) } else { (64 << 10, 1 << 20) },
+            least_slice: if most > 100_000 { 1500 } else { 1 },
+            far: 2 * most,
+            takes_older: seed.is_multiple_of(2),
+        };
+        let room = [1024, 16 << 10, 256 << 10, 1 << 20][rng.usize(0..4)];
+        let start = Instant::now();
+        let mut ends = [0, 1].map(|side| End::new(side, limits, count, room, start));
+        for end in &mut ends {
+            end.session.broken = broken;
         }
+        let tunes = rng.u32(0..4);
+        let goes_away = (rng.u8(0..4) == 0).then(|| rng.u64(0..8 * SECOND));
+        Self {
+            rng,
+            profile,
+            plans,
+            pattern: Pattern::new(),
+            streams,
+            broken,
+            start,
+            now: 0,
+            ends,
+            claims: Claims::default(),
+            desk: Desk::default(),
+            connections: Vec::new(),
+            counts: Counts::new(),
+            unopened: (0..count).collect(),
+            tunes,
+            tuned: 0,
+            goes_away,
+            said_goodbye: goes_away.is_some(),
+            healed: false,
+            closing_time: false,
+        }
+    }
+
+    fn play(mut self) -> Result<Counts, String> {
+        loop {
+            if !self.profile.stormy(self.now) && !std::mem::replace(&mut self.healed, true) {
+                self.connections.iter_mut().for_each(Connection::heal);
+            }
+            if self.turn()? {
+                continue;
+            }
+            let waiting: Vec<usize> =
+                (0..self.plans.len()).filter(|&plan| self.ends.iter().any(|end| end.is_open(plan))).collect();
+            let all_stuck = waiting.iter().all(|&plan| self.ends.iter_mut().any(|end| end.is_stuck(plan)));
+            let no_more = self.unopened.is_empty() || self.ends[0].session.streams() >= self.streams;
+            if self.healed && !self.closing_time && all_stuck && no_more {
+                self.closing_time = true;
+                continue;
+            }
+            if self.is_over() {
+                return self.verdict();
+            }
+            self.now = self.next_change().ok_or("nothing will ever happen again")?;
+            if self.now > self.profile.storm + PATIENCE {
+                let numbers = self
+                    .ends
+                    .iter()
+                    .map(|end| (end.session.streams(), end.session.unacknowledged(), end.session.unsent()));
+                return Err(format!("not through at {}: {waiting:?} {:?}", self.now, numbers.collect::<Vec<_>>()));
+            }
+        }
+    }
+
+    /// Everybody has a turn. True: something happened.
+    fn turn(&mut self) -> Result<bool, String> {
+        let (now, plans) = (self.now, &self.plans);
         let mut world = World {
             now,
-            start,
-            connections: &mut connections,
-            plans: &plans,
-            pattern: &pattern,
-            rng: &mut rng,
-            counts: &mut counts,
-            closing_time,
+            start: self.start,
+            connections: &mut self.connections,
+            plans,
+            pattern: &self.pattern,
+            rng: &mut self.rng,
+            counts: &mut self.counts,
+            closing_time: self.closing_time,
         };
-        let [dialer, gateway] = &mut ends;
+        let [dialer, gateway] = &mut self.ends;
         let mut moved = false;
         if dialer.going_away.is_some() {
             // Another gateway has them.
-            unopened.clear();
+            self.unopened.clear();
         }
-        while let Some(place) = unopened.iter().position(|&plan| plans[plan].opens_at <= now) {
-            if !dialer.open(unopened[place], &mut world) {
+        while let Some(place) = self.unopened.iter().position(|&plan| plans[plan].opens_at <= now) {
+            if !dialer.open(self.unopened[place], &mut world) {
                 break;
             }
             moved = true;
-            let plan = unopened.swap_remove(place);
+            let plan = self.unopened.swap_remove(place);
             if dialer.wire.is_none() && world.rng.u8(0..8) == 0 {
                 dialer.withdraw(plan)?;
                 world.count("reset before it was opened", 1);
             }
         }
-        if tuned < tunes && world.rng.u8(0..50) == 0 {
-            tuned += 1;
-            dialer.session.tune(beats(tuned));
-            gateway.session.tune(beats(10 + tuned));
+        if self.tuned < self.tunes && world.rng.u8(0..50) == 0 {
+            self.tuned += 1;
+            dialer.session.tune(beats(self.tuned));
+            gateway.session.tune(beats(10 + self.tuned));
         }
-        if goes_away.take_if(|at| *at <= now).is_some() {
+        if self.goes_away.take_if(|at| *at <= now).is_some() {
             gateway.session.go_away(GoAwayCode::Draining, Duration::from_secs(1));
         }
-        moved |= claims.turn(dialer, &mut world, &profile)?;
-        let frozen = claims.is_frozen();
+        moved |= self.claims.turn(dialer, &mut world, &self.profile)?;
+        let frozen = self.claims.is_frozen();
         moved |= dialer.turn(&mut world, frozen)?;
-        moved |= desk.turn(gateway, &mut world, broken)?;
+        moved |= self.desk.turn(gateway, &mut world, self.broken)?;
         moved |= gateway.turn(&mut world, false)?;
-        if moved {
-            continue;
-        }
-        let waiting: Vec<usize> = (0..count).filter(|&plan| ends.iter().any(|end| end.is_open(plan))).collect();
-        let all_stuck = waiting.iter().all(|&plan| ends.iter_mut().any(|end| end.is_stuck(plan)));
-        let no_more = unopened.is_empty() || ends[0].session.streams() >= streams;
-        if healed && !closing_time && all_stuck && no_more {
-            closing_time = true;
-            continue;
-        }
-        if closing_time && unopened.is_empty() && goes_away.is_none() && healed && ends.iter().all(End::is_idle) {
-            break;
-        }
-        let next = connections.iter().filter_map(|connection| connection.next_change(now));
-        let wakes = ends.iter().filter_map(|end| end.wake);
-        let opens = unopened.iter().map(|&plan| plans[plan].opens_at);
-        let heals = (!healed).then_some(profile.storm).into_iter().chain(goes_away);
-        let next = next.chain(wakes).chain(opens).chain(claims.next_change(&ends[0], now)).chain(heals);
-        now = next.filter(|at| *at > now).min().ok_or("nothing will ever happen again")?;
-        if now > profile.storm + PATIENCE {
-            let numbers =
-                ends.iter().map(|end| (end.session.streams(), end.session.unacknowledged(), end.session.unsent()));
-            return Err(format!("not through at {now}: {waiting:?} {:?}", numbers.collect::<Vec<_>>()));
-        }
+        Ok(moved)
     }
-    let exceptional = streams < count;
-    for (plan, habits) in plans.iter().enumerate() {
-        if said_goodbye && ends.iter().all(|end| end.ids[plan].is_none()) {
-            continue;
-        }
-        verdict(habits, [ends[0].outcomes[plan], ends[1].outcomes[plan]], exceptional)
-            .map_err(|text| format!("plan {plan}: {text}"))?;
+
+    fn is_over(&self) -> bool {
+        let all_opened = self.unopened.is_empty() && self.goes_away.is_none();
+        self.closing_time && all_opened && self.healed && self.ends.iter().all(End::is_idle)
     }
-    let told = (ends[0].tuned, ends[1].tuned, ends[0].going_away.is_some());
-    let due = (if tuned > 0 { 10 + tuned } else { 0 }, tuned, said_goodbye);
-    if told == due { Ok(counts) } else { Err(format!("TUNE and GOAWAY: {told:?} instead of {due:?}")) }
+
+    /// When something happens next.
+    fn next_change(&self) -> Option<Micros> {
+        let now = self.now;
+        let connections = self.connections.iter().filter_map(|connection| connection.next_change(now));
+        let wakes = self.ends.iter().filter_map(|end| end.wake);
+        let opens = self.unopened.iter().map(|&plan| self.plans[plan].opens_at);
+        let heals = (!self.healed).then_some(self.profile.storm).into_iter().chain(self.goes_away);
+        let claims = self.claims.next_change(&self.ends[0], now);
+        connections.chain(wakes).chain(opens).chain(claims).chain(heals).filter(|at| *at > now).min()
+    }
+
+    /// Every stream ended as it may, and every TUNE and GOAWAY was heard.
+    fn verdict(self) -> Result<Counts, String> {
+        let exceptional = self.streams < self.plans.len();
+        for (plan, habits) in self.plans.iter().enumerate() {
+            if self.said_goodbye && self.ends.iter().all(|end| end.ids[plan].is_none()) {
+                continue;
+            }
+            verdict(habits, [self.ends[0].outcomes[plan], self.ends[1].outcomes[plan]], exceptional)
+                .map_err(|text| format!("plan {plan}: {text}"))?;
+        }
+        let told = (self.ends[0].tuned, self.ends[1].tuned, self.ends[0].going_away.is_some());
+        let due = (if self.tuned > 0 { 10 + self.tuned } else { 0 }, self.tuned, self.said_goodbye);
+        if told == due { Ok(self.counts) } else { Err(format!("TUNE and GOAWAY: {told:?} instead of {due:?}")) }
+    }
 }
 
 /// Whether a stream may have ended like this at the dialer and at the gateway. `exceptional`: the gateway may have refused

@@ -40,8 +40,6 @@ pub(super) struct Stream<T> {
     pub receiving: Direction,
     pub window: Window,
     pub pending: Pending,
-    /// The peer has taken or refused it; always true at the end that accepts.
-    pub answered: bool,
     /// What OPEN says, until it is written.
     pub opening: Option<Box<super::frame::Opening>>,
 }

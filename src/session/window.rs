@@ -5,7 +5,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::core::LONG_PATH;
 use super::violation::Violation;
 
 /// What a sender may send of a new stream before its first CREDIT.
@@ -22,6 +21,8 @@ const SHARED: u64 = 256 * 1024;
 const ALONE: u64 = 1024 * 1024;
 /// The most.
 pub const LARGEST: u64 = 16 * 1024 * 1024;
+/// A round trip from which on a path is long.
+pub(super) const LONG_PATH: Duration = Duration::from_millis(2);
 /// A round trip that nobody has measured yet.
 const UNKNOWN: Duration = Duration::from_millis(1);
 

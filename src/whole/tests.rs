@@ -1,7 +1,9 @@
 //! Seeds, what they have reached, and the faults built in.
 
+use super::streams::Outcome;
 use super::*;
 use crate::metrics::LinkState;
+use crate::metrics::{CloseReason, Label};
 use crate::session::frame::Kind;
 use crate::session::hello::Code;
 use crate::session::{RefusalCode, ResetCode};

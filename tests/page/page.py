@@ -14,10 +14,9 @@ import time
 import urllib.request
 
 from browser import chromium, page_of
-from road import Client, Everlink, Relay, Server, free_port, pong, wait_until
+from road import Client, Everlink, Relay, Server, direct, free_port, gateway, pong, tunnel, wait_until
 
 HERE = pathlib.Path(__file__).resolve().parent
-TOKEN = "0123456789abcdef0123456789abcdef"
 # The longest there may be, with everything that a name may have.
 NASTY = "0-_" + "script-alert-1-img-src-x-onerror-alert-1_" + "x" * 19
 HOSTILE = "<img src=x onerror=\"window.hit=1\"><script>window.hit=1</script>&amp;'\"`${window.hit=1}</style>"
@@ -34,16 +33,6 @@ jitter = 0.1
 """
 
 
-def direct(name, port, rest=""):
-    return f"""
-[upstreams.{name}]
-listen = "127.0.0.1:0"
-endpoints = ["127.0.0.1:{port}"]
-heartbeat = {{ send = "ping", expect = "pong" }}
-{rest}
-"""
-
-
 @contextlib.contextmanager
 def directory():
     with tempfile.TemporaryDirectory(prefix="everlink-page-") as place:
@@ -53,32 +42,10 @@ def directory():
 @contextlib.contextmanager
 def road(place):
     """A sidecar with `chat` (direct) and `site` (a tunnel through a relay to a gateway), and a client on the tunnel."""
-    for name in ("near", "far"):
-        (place / name).mkdir()
-        token = place / name / "token"
-        token.write_text(TOKEN)
-        token.chmod(0o600)
     chat, service, gateway_port, client_port = Server(pong()), Server(pong()), free_port(), free_port()
-    far = Everlink(place, "far", f"""
-[gateway]
-listen = "127.0.0.1:{gateway_port}"
-name = "gw-1"
-insecure_plaintext = true
-token_file = "token"
-[gateway.services]
-echo = "127.0.0.1:{service.port}"
-""")
+    far = Everlink(place, "far", gateway(gateway_port, "echo", service.port))
     relay = Relay(gateway_port)
-    near = Everlink(place, "near", QUICK + direct("chat", chat.port) + f"""
-[upstreams.site]
-mode = "tunnel"
-endpoints = ["127.0.0.1:{relay.port}"]
-insecure_plaintext = true
-token_file = "token"
-[[upstreams.site.forwards]]
-listen = "127.0.0.1:{client_port}"
-service = "echo"
-""")
+    near = Everlink(place, "near", QUICK + direct("chat", chat.port) + tunnel("site", relay.port, client_port, "echo"))
     wait_until("all up", lambda: all(u["up"] for u in near.status()["upstreams"]))
     client = Client(client_port)
     wait_until("an exchange", lambda: client.exchanges)

@@ -15,15 +15,13 @@ import time
 
 import png
 from browser import chromium, page_of
-from road import ROOT, Client, Everlink, Relay, Server, free_port, pong, wait_until
+from road import ROOT, Client, Everlink, Relay, Server, direct, free_port, gateway, pong, tunnel, wait_until
 
 SIZE = {"width": 1180, "height": 1400}
 PHONE = {"width": 390, "height": 844}
 BYTES = 150 << 10
 
-
-def sidecar(orders, chat, relay, ports):
-    return f"""
+DEFAULTS = """
 [defaults.heartbeat]
 interval = "1s"
 timeout = "500ms"
@@ -33,55 +31,23 @@ max = "20s"
 jitter = 0.2
 [defaults.limits]
 wait = "30s"
-
-[upstreams.orders]
-listen = "127.0.0.1:{ports[0]}"
-endpoints = ["localhost:{orders}"]
-required = true
-heartbeat = {{ send = "ping", expect = "pong" }}
-
-[upstreams.chat]
-listen = "127.0.0.1:{ports[1]}"
-endpoints = ["localhost:{chat}"]
-heartbeat = {{ send = "ping", expect = "pong" }}
-pool.size = 2
-
-[upstreams.warehouse]
-mode = "tunnel"
-endpoints = ["localhost:{relay}"]
-insecure_plaintext = true
-token_file = "token"
-[[upstreams.warehouse.forwards]]
-listen = "127.0.0.1:{ports[2]}"
-service = "postgres"
-"""
-
-
-def gateway(port, service):
-    return f"""
-[gateway]
-listen = "127.0.0.1:{port}"
-name = "gw-1"
-insecure_plaintext = true
-token_file = "token"
-[gateway.services]
-postgres = "127.0.0.1:{service}"
 """
 
 
 @contextlib.contextmanager
 def scene(directory):
     """The road, with everything up and clients at work."""
-    for name in ("sidecar", "gateway"):
-        (directory / name).mkdir()
-        token = directory / name / "token"
-        token.write_text("0123456789abcdef0123456789abcdef")
-        token.chmod(0o600)
     orders, chat, service = Server(pong(0.002)), Server(pong(0.0008)), Server(pong())
     far_port, ports = free_port(), [free_port() for _ in range(3)]
-    far = Everlink(directory, "gateway", gateway(far_port, service.port))
+    far = Everlink(directory, "gateway", gateway(far_port, "postgres", service.port))
     relay = Relay(far_port, delay=0.006)
-    near = Everlink(directory, "sidecar", sidecar(orders.port, chat.port, relay.port, ports))
+    # A name looks better on the picture than an address.
+    upstreams = [
+        direct("orders", orders.port, ports[0], "required = true", host="localhost"),
+        direct("chat", chat.port, ports[1], "pool.size = 2", host="localhost"),
+        tunnel("warehouse", relay.port, ports[2], "postgres", host="localhost"),
+    ]
+    near = Everlink(directory, "sidecar", DEFAULTS + "".join(upstreams))
     wait_until("all up", lambda: all(u["up"] for u in near.status()["upstreams"]))
     clients = [Client(port, 16384, 0.06) for port in (ports[0], ports[1], ports[1], ports[2], ports[2], ports[2])]
     try:

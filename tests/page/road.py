@@ -16,6 +16,7 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PATIENCE = 30
+TOKEN = "0123456789abcdef0123456789abcdef"
 
 
 def wait_until(what, condition, patience=PATIENCE):
@@ -53,12 +54,53 @@ def dies_with_us():
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
+def direct(name, port, listen=0, rest="", host="127.0.0.1"):
+    """An upstream whose server answers pings."""
+    return f"""
+[upstreams.{name}]
+listen = "127.0.0.1:{listen}"
+endpoints = ["{host}:{port}"]
+heartbeat = {{ send = "ping", expect = "pong" }}
+{rest}
+"""
+
+
+def tunnel(name, port, listen, service, host="127.0.0.1"):
+    """An upstream that reaches a service of the gateway at a port."""
+    return f"""
+[upstreams.{name}]
+mode = "tunnel"
+endpoints = ["{host}:{port}"]
+insecure_plaintext = true
+token_file = "token"
+[[upstreams.{name}.forwards]]
+listen = "127.0.0.1:{listen}"
+service = "{service}"
+"""
+
+
+def gateway(port, service, leads_to):
+    """The far end of tunnels, with one service."""
+    return f"""
+[gateway]
+listen = "127.0.0.1:{port}"
+name = "gw-1"
+insecure_plaintext = true
+token_file = "token"
+[gateway.services]
+{service} = "127.0.0.1:{leads_to}"
+"""
+
+
 class Everlink:
-    """A process with a configuration of its own."""
+    """A process with a configuration and a token of its own, in a directory of that name."""
 
     def __init__(self, directory, name, config, port=0):
         self.place = pathlib.Path(directory) / name
         self.place.mkdir(exist_ok=True)
+        token = self.place / "token"
+        token.write_text(TOKEN)
+        token.chmod(0o600)
         self.file = self.place / "config.toml"
         self.port = port or free_port()
         self.http = f"http://127.0.0.1:{self.port}"

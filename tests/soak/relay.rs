@@ -1,6 +1,9 @@
 //! The network between the two ends: a relay that resets, ends, stalls, forgets, cuts, slices, delays and throttles what
 //! passes, and counts what it did.
 
+#[path = "../common/cut.rs"]
+mod cut;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -8,7 +11,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,31 +18,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::world::locked;
+use cut::reset_on_close;
 
-/// Bytes read at once, and so many such pieces wait to be written.
+pub use cut::{How, Way};
+
+/// Bytes read at once, few so that weather changes soon, and so many such pieces wait to be written.
 const PIECE: usize = 16 * 1024;
 const PIECES: usize = 4;
 /// Writes that one spell of slicing may cost; afterwards bytes pass as they come.
 const SLICES: u64 = 10_000;
-
-/// Which way bytes go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// From the dialer to its server.
-    Up = 0,
-    Down = 1,
-}
-
-/// How a connection is cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
-    /// By a reset at both ends.
-    Reset,
-    /// By an end of data at both ends, wherever in a record or a frame that is.
-    End,
-    /// Nothing passes on it any more, and nobody is told.
-    Silence,
-}
 
 /// What the path is like; all of it at once, for all connections.
 #[derive(Debug, Clone, Copy, Default)]
@@ -179,7 +165,6 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         locked(&shared.live).insert(number, live.clone());
         let shared = shared.clone();
         tokio::spawn(async move {
-            // A target that is not there is told by a reset.
             let _ = carry(client, &live, &shared).await;
             locked(&shared.live).remove(&number);
         });
@@ -188,50 +173,23 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 
 async fn carry(client: TcpStream, live: &Live, shared: &Shared) -> io::Result<()> {
     let target = *locked(&shared.target);
-    let server = match TcpStream::connect(target).await {
-        Ok(server) => server,
-        Err(error) => {
-            reset_on_close(&client);
-            return Err(error);
-        }
-    };
-    for socket in [&client, &server] {
-        socket.set_nodelay(true)?;
-    }
+    let server = cut::connect(&client, target).await?;
     let ((client_read, client_write), (server_read, server_write)) = (client.into_split(), server.into_split());
     let (mut up, mut down) = (
         Pump { way: Way::Up, from: client_read, to: server_write, live, shared },
         Pump { way: Way::Down, from: server_read, to: client_write, live, shared },
     );
-    let mut cut = live.cut.subscribe();
+    let mut due = live.cut.subscribe();
     let how = tokio::select! {
         biased;
-        how = async { cut.wait_for(Option::is_some).await.ok().and_then(|how| *how) } => how,
+        how = async { due.wait_for(Option::is_some).await.ok().and_then(|how| *how) } => how,
         // A reset at one end is one at the other.
         ended = async { tokio::try_join!(up.run(), down.run()) } => ended.err().map(|_| How::Reset),
     };
-    match how {
-        Some(How::Reset) => {
-            for Pump { from, to, .. } in [up, down] {
-                reset_on_close(from.as_ref());
-                // Dropped it would say an end first.
-                to.forget();
-            }
-        }
-        Some(How::End) => {
-            let _ = tokio::join!(up.to.shutdown(), down.to.shutdown());
-            // Closed with bytes unread it would be a reset after all.
-            let rest = async { tokio::join!(swallow(&mut up.from), swallow(&mut down.from)) };
-            let _ = tokio::time::timeout(Duration::from_secs(2), rest).await;
-        }
-        Some(How::Silence) | None => {}
+    if let Some(how) = how {
+        cut::cut(how, [(up.from, up.to), (down.from, down.to)]).await;
     }
     Ok(())
-}
-
-async fn swallow(from: &mut OwnedReadHalf) {
-    let mut buffer = vec![0; PIECE];
-    while matches!(from.read(&mut buffer).await, Ok(1..)) {}
 }
 
 /// One direction of a connection.
@@ -336,8 +294,4 @@ async fn may_pass(way: Way, live: &Live, shared: &Shared) -> bool {
     let forgotten = || live.forgotten.load(Ordering::Relaxed);
     let _ = weather.wait_for(|weather| !weather.stalled[way as usize] || forgotten()).await;
     !forgotten()
-}
-
-fn reset_on_close(socket: &TcpStream) {
-    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }

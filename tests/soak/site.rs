@@ -20,6 +20,9 @@ use super::talk::Door;
 use super::trust::Trust;
 use super::world::{Place, World, locked};
 
+/// What the gateways are called.
+const GATEWAYS: [&str; 2] = ["gateway-a", "gateway-b"];
+
 pub struct Site {
     pub world: Arc<World>,
     pub trust: Trust,
@@ -48,7 +51,8 @@ impl Site {
         let relays = [Relay::start(nowhere).await?, Relay::start(nowhere).await?, Relay::start(direct.address).await?];
         let mut gateways = Vec::new();
         for which in 0..2 {
-            let gateway = start_gateway(binary, directory, &trust, which, 0, &relays, &services).await?;
+            let text = config::gateway(&trust, GATEWAYS[which], relays[which].address, services[which].address);
+            let gateway = start_gateway(binary, directory, which, 0, &text).await?;
             relays[which].lead_to(tunnels(&gateway)?);
             gateways.push(Mutex::new(gateway));
         }
@@ -81,8 +85,9 @@ impl Site {
     pub async fn restart_gateway(&self, place: Place) -> io::Result<()> {
         let number = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
         let which = place as usize;
-        let (binary, directory) = (&self.binary, &self.directory);
-        let new = start_gateway(binary, directory, &self.trust, which, number, &self.relays, &self.services).await?;
+        let (relay, service) = (self.relays[which].address, self.services[which].address);
+        let text = config::gateway(&self.trust, GATEWAYS[which], relay, service);
+        let new = start_gateway(&self.binary, &self.directory, which, number, &text).await?;
         self.relays[which].lead_to(tunnels(&new)?);
         *locked(&self.gateways[which]) = new;
         Ok(())
@@ -141,18 +146,16 @@ impl Site {
     }
 }
 
+/// The `number`th process in a gateway's place.
 async fn start_gateway(
     binary: &Path,
     directory: &Path,
-    trust: &Trust,
     which: usize,
     number: u64,
-    relays: &[Relay; 3],
-    services: &[Server; 2],
+    text: &str,
 ) -> io::Result<Arc<Everlink>> {
-    let name = ["gateway-a", "gateway-b"][which];
-    let text = config::gateway(trust, name, relays[which].address, services[which].address);
-    Ok(Arc::new(Everlink::start(binary, directory, &format!("{name}-{number}"), &text).await?))
+    let name = format!("{}-{number}", GATEWAYS[which]);
+    Ok(Arc::new(Everlink::start(binary, directory, &name, text).await?))
 }
 
 /// Where a gateway takes tunnels.

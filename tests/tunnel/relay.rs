@@ -1,5 +1,8 @@
 //! The network between a sidecar and a gateway: a relay that can cut, stall, slice, delay and rewrite what passes.
 
+#[path = "../common/cut.rs"]
+mod cut;
+
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
@@ -7,31 +10,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
-/// Which way bytes go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// From the sidecar to the gateway.
-    Up = 0,
-    /// From the gateway to the sidecar.
-    Down = 1,
-}
+use cut::{PIECE, reset_on_close};
 
-/// How a connection ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
-    /// By a reset at both ends.
-    Reset,
-    /// By an end of data at both ends, wherever in a record or a frame that is.
-    End,
-    /// It does not: nothing passes any more, and nobody is told.
-    Silence,
-}
+pub use cut::{How, Way};
 
 /// The connection is cut after so many bytes in this direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -245,7 +231,6 @@ async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>) {
         locked(&shared.live).insert(number, live.clone());
         let shared = shared.clone();
         tokio::spawn(async move {
-            // A target that is not there is told by the reset that a drop with bytes unread makes.
             let _ = carry(client, target, limit, &live, &shared).await;
             locked(&shared.live).remove(&number);
         });
@@ -259,20 +244,11 @@ async fn carry(
     live: &Live,
     shared: &Shared,
 ) -> io::Result<()> {
-    let server = match TcpStream::connect(target).await {
-        Ok(server) => server,
-        Err(error) => {
-            reset_on_close(&client);
-            return Err(error);
-        }
-    };
-    for socket in [&client, &server] {
-        socket.set_nodelay(true)?;
-    }
+    let server = cut::connect(&client, target).await?;
     let (client_read, client_write) = client.into_split();
     let (server_read, server_write) = server.into_split();
     let limits = |way| limit.filter(|limit| limit.0 == way);
-    let mut cut = live.cut.subscribe();
+    let mut due = live.cut.subscribe();
     let (mut up, mut down) = (
         Pump { way: Way::Up, from: client_read, to: server_write, limit: limits(Way::Up), live, shared },
         Pump { way: Way::Down, from: server_read, to: client_write, limit: limits(Way::Down), live, shared },
@@ -281,7 +257,7 @@ async fn carry(
         let both = async { tokio::try_join!(up.run(), down.run()) };
         tokio::select! {
             biased;
-            how = async { cut.wait_for(Option::is_some).await.ok().and_then(|how| *how) } => {
+            how = async { due.wait_for(Option::is_some).await.ok().and_then(|how| *how) } => {
                 shared.cuts.fetch_add(1, Ordering::SeqCst);
                 how
             }
@@ -289,29 +265,10 @@ async fn carry(
             ended = both => ended.err().map(|_| How::Reset),
         }
     };
-    let Some(how) = how else { return Ok(()) };
-    match how {
-        How::Reset => {
-            for Pump { from, to, .. } in [up, down] {
-                reset_on_close(from.as_ref());
-                // Dropped it would say an end first.
-                to.forget();
-            }
-        }
-        How::End => {
-            let _ = tokio::join!(up.to.shutdown(), down.to.shutdown());
-            // Closed with bytes unread it would be a reset after all.
-            let rest = async { tokio::join!(swallow(&mut up.from), swallow(&mut down.from)) };
-            let _ = tokio::time::timeout(Duration::from_secs(2), rest).await;
-        }
-        How::Silence => {}
+    if let Some(how) = how {
+        cut::cut(how, [(up.from, up.to), (down.from, down.to)]).await;
     }
     Ok(())
-}
-
-async fn swallow(from: &mut OwnedReadHalf) {
-    let mut buffer = vec![0; 64 * 1024];
-    while matches!(from.read(&mut buffer).await, Ok(1..)) {}
 }
 
 /// One direction of a connection.
@@ -327,7 +284,7 @@ struct Pump<'a> {
 impl Pump<'_> {
     async fn run(&mut self) -> io::Result<()> {
         let mut offset = 0;
-        let mut buffer = vec![0; 64 * 1024];
+        let mut buffer = vec![0; PIECE];
         loop {
             if self.cut_if_due(offset) {
                 return Ok(());
@@ -388,10 +345,6 @@ impl Pump<'_> {
             changed.await;
         }
     }
-}
-
-fn reset_on_close(socket: &TcpStream) {
-    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -6,10 +6,12 @@ use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, UnixListener};
 
+use super::connect::{is_to_itself, telling};
 use super::*;
 use crate::config::Tls;
 use crate::link::resolve::Sources;
 use crate::link::resolve::nameserver::{Nameserver, Reply};
+use crate::metrics::DialOutcome;
 use crate::net::tls::authority::{Authority, serve};
 use crate::net::tls::server::ServerTls;
 use crate::net::wire::Wire;

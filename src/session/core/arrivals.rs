@@ -44,7 +44,7 @@ impl<T> Session<T> {
         }
     }
 
-    pub(super) fn data<'b>(
+    fn data<'b>(
         &mut self,
         now: Instant,
         id: u32,
@@ -71,16 +71,12 @@ impl<T> Session<T> {
         // The whole frame is held against the window before its first byte is passed on.
         if let Some(length) = begins {
             stream.window.receive(length.into())?;
-            stream.answered = true;
         }
         Ok(if bytes.is_empty() { Incoming::Nothing } else { Incoming::Data { stream: id, bytes } })
     }
 
-    pub(super) fn frame<'b>(&mut self, now: Instant, id: u32, kind: Kind) -> Result<Incoming<'b>, Violation> {
+    fn frame<'b>(&mut self, now: Instant, id: u32, kind: Kind) -> Result<Incoming<'b>, Violation> {
         self.small.take(now);
-        let payload = self.inbound.payload();
-        let number = |payload: &[u8]| payload.try_into().map(u64::from_le_bytes).map_err(|_| Violation::Length);
-        let byte = payload.first().copied().unwrap_or_default();
         let dialers = matches!(kind, Kind::Opened | Kind::Refused);
         if (kind == Kind::Open && self.dialer) || (dialers && !self.dialer) {
             return Err(Violation::Role);
@@ -88,61 +84,63 @@ impl<T> Session<T> {
         if kind.is_of_stream() && kind != Kind::Open && id > self.newest {
             return Err(Violation::Stream);
         }
-        match self.streams.get(&id) {
-            // The peer cannot know of it yet.
-            Some(stream) if stream.pending.open => return Err(Violation::Stream),
-            Some(stream) if stream.receiving == Direction::Cut && kind != Kind::Open => {
-                return Err(Violation::AfterFin);
-            }
-            _ => {}
-        }
         let sent = self.out.unacknowledged() - self.out.unsent();
         if kind != Kind::Ack && sent > self.kept_most + CONTROL_MOST {
             return Err(Violation::Unacknowledged);
         }
+        match kind {
+            Kind::Open => self.opened_by_peer(now, id),
+            _ if kind.is_of_stream() => self.of_stream(id, kind),
+            _ => self.of_session(now, kind),
+        }
+    }
+
+    /// A frame about a stream that was opened before, and may be over.
+    fn of_stream<'b>(&mut self, id: u32, kind: Kind) -> Result<Incoming<'b>, Violation> {
+        let Some(stream) = self.streams.get_mut(&id) else { return Ok(Incoming::Nothing) };
+        // The peer cannot know of it yet.
+        if stream.pending.open {
+            return Err(Violation::Stream);
+        }
+        if stream.receiving == Direction::Cut {
+            return Err(Violation::AfterFin);
+        }
+        let payload = self.inbound.payload();
+        let code = payload.first().copied().unwrap_or_default();
         Ok(match kind {
-            Kind::Open => {
-                let opening = Opening::decode(payload)?;
-                return self.opened_by_peer(now, id, opening);
+            Kind::Opened => Incoming::Opened { stream: id },
+            Kind::Refused => {
+                stream.cut();
+                Incoming::Refused { stream: id, code: RefusalCode::from_byte(code) }
             }
-            Kind::Opened => match self.streams.get_mut(&id) {
-                Some(stream) => {
-                    stream.answered = true;
-                    Incoming::Opened { stream: id }
-                }
-                None => Incoming::Nothing,
-            },
-            Kind::Refused => match self.streams.get_mut(&id) {
-                Some(stream) => {
-                    stream.cut();
-                    Incoming::Refused { stream: id, code: RefusalCode::from_byte(byte) }
-                }
-                None => Incoming::Nothing,
-            },
             Kind::Credit => {
                 let more = payload.try_into().map(u32::from_le_bytes).map_err(|_| Violation::Length)?;
-                let Some(stream) = self.streams.get_mut(&id) else { return Ok(Incoming::Nothing) };
                 let credit = stream.credit.checked_add(more.into()).filter(|credit| more > 0 && *credit <= CREDIT_MOST);
                 stream.credit = credit.ok_or(Violation::Credit)?;
                 Incoming::Credit { stream: id }
             }
-            Kind::Fin => match self.streams.get_mut(&id) {
-                Some(stream) if stream.receiving == Direction::Open => {
-                    stream.receiving = Direction::Ended;
-                    stream.pending.credit = false;
-                    stream.answered = true;
-                    Incoming::Fin { stream: id }
-                }
-                Some(_) => return Err(Violation::AfterFin),
-                None => Incoming::Nothing,
-            },
-            Kind::Reset => match self.streams.get_mut(&id) {
-                Some(stream) => {
-                    stream.cut();
-                    Incoming::Reset { stream: id, code: ResetCode::from_byte(byte) }
-                }
-                None => Incoming::Nothing,
-            },
+            Kind::Fin if stream.receiving == Direction::Open => {
+                stream.receiving = Direction::Ended;
+                stream.pending.credit = false;
+                Incoming::Fin { stream: id }
+            }
+            Kind::Fin => return Err(Violation::AfterFin),
+            Kind::Reset => {
+                stream.cut();
+                Incoming::Reset { stream: id, code: ResetCode::from_byte(code) }
+            }
+            // The parser hands data on by itself, and the others are not about a stream that there is.
+            Kind::Data | Kind::Open | Kind::Ping | Kind::Pong | Kind::Ack | Kind::Tune | Kind::GoAway => {
+                Incoming::Nothing
+            }
+        })
+    }
+
+    /// A frame about the session.
+    fn of_session<'b>(&mut self, now: Instant, kind: Kind) -> Result<Incoming<'b>, Violation> {
+        let payload = self.inbound.payload();
+        let number = |payload: &[u8]| payload.try_into().map(u64::from_le_bytes).map_err(|_| Violation::Length);
+        Ok(match kind {
             Kind::Ping => {
                 // One slot, the newest wins: answers never queue.
                 self.pong = Some(number(payload)?);
@@ -157,7 +155,7 @@ impl<T> Session<T> {
                 self.out.acknowledge(offset)?;
                 // Only an ACK stands in line with the OPENs: the offset of a Hello comes before those that are sent again.
                 self.go_away_heard |= self.go_away_ends.is_some_and(|end| offset >= end);
-                self.measure(now);
+                self.rate.measure(self.out.acked(), self.rtt, now);
                 Incoming::Acked
             }
             Kind::Tune => {
@@ -165,13 +163,15 @@ impl<T> Session<T> {
                 Incoming::Tune(frame::decode_beats(bytes)?)
             }
             Kind::GoAway => {
+                let code = payload.first().copied().unwrap_or_default();
                 let wait = payload.get(1..5).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
                 let retry_after = Duration::from_millis(wait.unwrap_or_default().into());
                 self.turn_away();
-                Incoming::GoAway { code: GoAwayCode::from_byte(byte), retry_after }
+                Incoming::GoAway { code: GoAwayCode::from_byte(code), retry_after }
             }
-            // The parser hands data on by itself.
-            Kind::Data => Incoming::Nothing,
+            Kind::Open | Kind::Opened | Kind::Refused | Kind::Data | Kind::Credit | Kind::Fin | Kind::Reset => {
+                Incoming::Nothing
+            }
         })
     }
 
@@ -184,12 +184,8 @@ impl<T> Session<T> {
         }
     }
 
-    pub(super) fn opened_by_peer<'b>(
-        &mut self,
-        now: Instant,
-        id: u32,
-        opening: Opening,
-    ) -> Result<Incoming<'b>, Violation> {
+    fn opened_by_peer<'b>(&mut self, now: Instant, id: u32) -> Result<Incoming<'b>, Violation> {
+        let opening = Opening::decode(self.inbound.payload())?;
         if id <= self.newest {
             return Err(Violation::Reused);
         }
@@ -234,25 +230,8 @@ impl<T> Session<T> {
             receiving: Direction::Open,
             window,
             pending: Pending::default(),
-            answered: true,
             opening: None,
         };
         self.streams.insert(stream, entry);
-    }
-
-    pub(super) fn measure(&mut self, now: Instant) {
-        let acked = self.out.acked();
-        let Some(since) = self.rate.since else {
-            (self.rate.since, self.rate.from) = (Some(now), acked);
-            return;
-        };
-        let elapsed = now.saturating_duration_since(since);
-        if elapsed < self.rtt.unwrap_or_default().max(Duration::from_millis(5)) {
-            return;
-        }
-        let bytes = (acked - self.rate.from) as f64 / elapsed.as_secs_f64();
-        // Up at once, down slowly: a pause of the sender is no narrower path.
-        self.rate.bytes = bytes.max(self.rate.bytes * 0.9);
-        (self.rate.since, self.rate.from) = (Some(now), acked);
     }
 }

@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{LONG_PATH, Session};
+use super::Session;
 use crate::config::Beats;
 use crate::session::frame::{GoAwayCode, Opening, PAYLOAD_MAX, RefusalCode, ResetCode};
 use crate::session::stream::{Direction, LastWord, Pending, Stream};
-use crate::session::window::{INITIAL, Window};
+use crate::session::window::{INITIAL, LONG_PATH, Window};
 
 impl<T> Session<T> {
     /// Whether [`open`](Self::open) would take another stream.
@@ -45,7 +45,6 @@ impl<T> Session<T> {
             receiving: Direction::Open,
             window,
             pending,
-            answered: false,
             opening: Some(Box::new(opening)),
         };
         self.streams.insert(id, stream);

@@ -120,6 +120,7 @@ impl Driver {
         self.ready.poke();
     }
 
+    /// The socket failed. While a claim is out, that is told once it is decided.
     pub(super) fn failed(&mut self, error: &io::Error) {
         let reason = match error.kind() {
             io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => LossReason::Reset,
@@ -132,11 +133,13 @@ impl Driver {
         }
     }
 
+    /// The connection is gone, and the owner hears why.
     pub(super) fn lost(&mut self, reason: LossReason, error: String) {
         self.drop_wire();
         self.events.push_back(Event::Lost { reason, error });
     }
 
+    /// The peer broke the protocol: the connection goes, and the session with it.
     pub(super) fn violated(&mut self, violation: Violation) {
         if let Some(connection) = &self.connection {
             // Whatever is still on its way is of no use, and who does not read must not hold the kernel's memory.

@@ -10,7 +10,7 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::ready::Bell;
-use super::sweep::Stall;
+use crate::link::watch::Stall;
 use crate::net::kernel;
 use crate::net::stream::Stream;
 

@@ -83,6 +83,7 @@ impl Driver {
         }
     }
 
+    /// What is unacknowledged has changed.
     pub(super) fn tell_pulse(&mut self, now: Instant) {
         if let Some(connection) = &mut self.connection {
             connection.pulse.outstanding(self.session.is_owed(), self.session.acknowledged(), now);

@@ -7,36 +7,12 @@ use super::local::Reading;
 use crate::clock;
 use crate::link::watch::{self, Verdict};
 use crate::metrics::CloseReason;
-use crate::net::kernel::TcpInfo;
 use crate::net::socket::{self, Keepalive};
 use crate::net::stream::Stream;
 use crate::session::ResetCode;
 
 /// How often idle streams are looked for, and new sockets get their keepalive.
 pub(super) const SWEEP: Duration = Duration::from_secs(1);
-
-/// How long a socket has had bytes in flight of which none was acknowledged.
-#[derive(Debug, Default)]
-pub(super) struct Stall {
-    /// The bytes acknowledged then, and when.
-    at: Option<(u64, Instant)>,
-}
-
-impl Stall {
-    fn lasts(&mut self, info: &TcpInfo, now: Instant) -> Duration {
-        if info.unacked == 0 {
-            self.at = None;
-            return Duration::ZERO;
-        }
-        match self.at {
-            Some((acknowledged, since)) if acknowledged == info.bytes_acked => now.saturating_duration_since(since),
-            _ => {
-                self.at = Some((info.bytes_acked, now));
-                Duration::ZERO
-            }
-        }
-    }
-}
 
 impl Driver {
     /// Looks for idle streams, and gives sockets that stayed their keepalive.

@@ -43,7 +43,9 @@ impl Ssh {
         for setting in ["ListenAddress=127.0.0.1", "StrictModes=no", "PidFile=none", "UsePAM=no", &keys] {
             server.args(["-o", setting]);
         }
-        self.settings.iter().for_each(|setting| drop(server.args(["-o", setting])));
+        for setting in &self.settings {
+            server.args(["-o", setting]);
+        }
         let serves = || TcpStream::connect(("127.0.0.1", self.port)).is_ok();
         self.server = Some(Daemon::start(&mut server, &file("log")).until_ready(serves));
     }

@@ -399,6 +399,17 @@ async fn max_age_renews_an_idle_link_before_the_old_one_closes() {
 }
 
 #[tokio::test]
+async fn the_renewal_of_an_only_link_is_no_outage() {
+    let server = Server::start(tutorial);
+    let mut settings = beating(server.address, 5000, 1000);
+    (settings.pool.max_age, settings.pool.size) = (Some(MS(300)), 1);
+    let everlink = Everlink::start(settings);
+    everlink.until_up(1).await;
+    eventually("it was renewed", || everlink.losses(LossReason::Aged) >= 4).await;
+    assert!(everlink.upstream.outages.load().is_empty());
+}
+
+#[tokio::test]
 async fn a_renewal_that_fails_leaves_the_old_link_in_service() {
     let server = Server::start(tutorial);
     let address = server.address;

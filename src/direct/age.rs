@@ -35,7 +35,7 @@ impl Ages {
     pub fn ended(&mut self, age: Duration, now: Instant) -> bool {
         let alike = |known: Duration| known.max(age) <= known.min(age).mul_f64(1.0 + SPREAD);
         let before = |&(known, at): &(Duration, Instant)| now.saturating_duration_since(at) >= APART && alike(known);
-        let seen = self.confirmed.iter().any(before) || self.learned.is_some();
+        let seen = self.confirmed.iter().any(before) || self.learned.is_some_and(|(learned, _)| age >= learned);
         if age > SHORTEST {
             self.pending.push((age, now));
             // Bounded by the ends that can matter.
@@ -152,6 +152,9 @@ mod tests {
         assert!(!ended(60.1, 60.0), "at the same moment: the server goes down, perhaps");
         assert!(!ended(90.0, 30.0), "another age");
         assert!(ended(120.5, 61.0));
+        // Three at about one age: from now on links are renewed at 48 s, so a younger one met no timer.
+        assert!(ended(180.0, 60.0) && ended(240.0, 60.0));
+        assert!(!ended(300.0, 20.0) && ended(400.0, 59.0));
     }
 
     #[test]

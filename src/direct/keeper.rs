@@ -158,19 +158,21 @@ impl Keeper {
     }
 
     /// After a long outage a link waits longer for its redial than a client may wait for a link. Whoever waits is worth a dial, as
-    /// it would have made one itself without us: the link that would dial first does so at once, but one in a second.
+    /// it would have made one itself without us: the link that would dial first does so at once, but one in a second. Comes again
+    /// as long as anybody waits: a dial that fails tells so before it is over.
     fn dial_for_clients(&mut self, now: Instant) -> Option<Instant> {
-        if !self.pool.wants_a_dial() {
+        if !self.pool.has_waiting() {
             return None;
         }
-        if now < self.next_wanted {
-            return Some(self.next_wanted);
+        if now >= self.next_wanted {
+            self.next_wanted = now + WANTED.mul_f64(1.0 - SPREAD + 2.0 * SPREAD * fastrand::f64());
+            let links = self.pool.status.links();
+            let first = links.iter().filter_map(|link| Some((link.view().retry_at?, link.id))).min();
+            let place = first.and_then(|(_, first)| self.places.values().find(|place| place.id == first));
+            if let Some(place) = place.filter(|_| !self.pool.is_dialling()) {
+                place.tell(order::WANTED);
+            }
         }
-        let links = self.pool.status.links();
-        let first = links.iter().filter_map(|link| Some((link.view().retry_at?, link.id))).min();
-        let place = first.and_then(|(_, first)| self.places.values().find(|place| place.id == first))?;
-        place.tell(order::WANTED);
-        self.next_wanted = now + WANTED.mul_f64(1.0 - SPREAD + 2.0 * SPREAD * fastrand::f64());
         Some(self.next_wanted)
     }
 

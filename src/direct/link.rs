@@ -247,17 +247,22 @@ impl LinkTask {
         if let Some(old) = self.connection.take() {
             let reason = self.renewing.take().unwrap_or(LossReason::Aged);
             self.observe_lifetime(now, &old);
-            match if old.offered { self.pool.withdraw(&self.place) } else { None } {
+            let old = match if old.offered { self.pool.withdraw(&self.place) } else { None } {
                 // It was given away at the last moment: it goes to its client, the new one takes its place.
-                Some(client) => self.pool.carry(client, old.opened, { old.dialogue }.take_banner()),
+                Some(client) => {
+                    self.pool.carry(client, old.opened, { old.dialogue }.take_banner());
+                    None
+                }
                 None => {
                     self.pool.status.metrics.lose(reason);
-                    old.let_go();
+                    Some(old)
                 }
-            }
+            };
             self.connection = Some(Connection { first_beat: None, ..new });
             self.handle(now, Input::Renewed);
-            return self.came_up(now);
+            self.came_up(now);
+            // Not before: the upstream was up all the time.
+            return old.into_iter().for_each(Connection::let_go);
         }
         self.renewing = None;
         self.connection = Some(new);

@@ -5,7 +5,7 @@
 //!     ^    \                 |                 |                 |
 //!     |     `--failed-.   failed             lost              lost       Up, Suspect --handed out--> Connecting
 //!     |                v     v                 v                 v
-//!     `----retry---- Waiting <-----------------+-----------------'        any --stop--> Closed
+//!     `-retry,wanted- Waiting <----------------+-----------------'        any --stop--> Closed
 //!                       |
 //!                       `--attempts used up--> Failed --retry asked for--> Connecting
 //! ```

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::common::program::{Daemon, Program, command, directory, free_port, succeeded, wait_until, wait_within};
+use crate::common::program::{
+    Daemon, Program, command, directory, finished, free_port, succeeded, wait_until, wait_within,
+};
 
 /// A server with keys of its own, for the user that runs the test.
 struct Ssh {
@@ -43,7 +45,9 @@ impl Ssh {
         for setting in ["ListenAddress=127.0.0.1", "StrictModes=no", "PidFile=none", "UsePAM=no", &keys] {
             server.args(["-o", setting]);
         }
-        self.settings.iter().for_each(|setting| drop(server.args(["-o", setting])));
+        for setting in &self.settings {
+            server.args(["-o", setting]);
+        }
         let serves = || TcpStream::connect(("127.0.0.1", self.port)).is_ok();
         self.server = Some(Daemon::start(&mut server, &file("log")).until_ready(serves));
     }
@@ -120,8 +124,9 @@ fn links_that_sshd_cuts_for_not_logging_in_are_renewed_before_it_does() {
     assert!((2.0..3.0).contains(&age), "{age}");
     everlink.until_up("ssh", 2);
     let cuts = everlink.metric(r#"everlink_link_losses_total{reason="closed",upstream="ssh"}"#);
-    for _ in 0..5 {
-        assert_eq!(succeeded(&mut ssh.client(&everlink, "echo here")), "here\n");
+    // What is left of the three seconds must do for the login, which on a machine under load it may not at once.
+    for _ in 0..3 {
+        wait_until("a client logs in", || finished(&mut ssh.client(&everlink, "echo here")).stdout == b"here\n");
     }
     assert_eq!(everlink.metric(r#"everlink_link_losses_total{reason="closed",upstream="ssh"}"#), cuts);
     everlink.stop();

@@ -183,3 +183,17 @@ async fn a_scout_that_panics_is_followed_by_another() {
     assert!(keeper.pool.endpoints().next_scout().is_some(), "another goes in its time");
     assert!(keeper.scout.is_none() && keeper.places.is_empty(), "no link takes its place");
 }
+
+/// A dial that fails wakes the keeper before it counts as over; whoever looked only then would never look again.
+#[tokio::test]
+async fn while_a_client_waits_the_keeper_comes_again_whatever_is_under_way() {
+    let mut keeper = kept().await;
+    let now = Instant::now();
+    assert_eq!(keeper.dial_for_clients(now), None, "nobody waits");
+    // There is no link at all, and so none to be told.
+    let _client = client(&keeper.pool).await;
+    let again = keeper.dial_for_clients(now).expect("a time");
+    assert!(again > now && again <= now + 2 * SECOND);
+    assert_eq!(keeper.dial_for_clients(now), Some(again), "not before");
+    assert!(keeper.dial_for_clients(again).expect("a time") > again);
+}

@@ -97,10 +97,14 @@ impl Pool {
         next
     }
 
-    /// Whether a client waits and nothing is on its way for it: the links, if any, wait for their own time.
-    pub fn wants_a_dial(&self) -> bool {
-        let queue = self.queue();
-        !queue.waiting.is_empty() && queue.dialling == 0
+    /// Whether a client waits.
+    pub fn has_waiting(&self) -> bool {
+        !self.queue().waiting.is_empty()
+    }
+
+    /// Whether a dial is under way.
+    pub fn is_dialling(&self) -> bool {
+        self.queue().dialling > 0
     }
 
     /// The upstream goes: nobody waits any more, nobody is let in.

@@ -190,9 +190,9 @@ def of(place, peer, event):
         told = json.loads(tail.strip().splitlines()[-1])
     except (IndexError, ValueError, subprocess.TimeoutExpired) as error:
         return {"error": repr(error)[:120]}
-    noticed = next(([at, line] for at, line in log.lines if peer.noticed(line)), None)
+    noticed = next(([at, line[:300]] for at, line in log.lines if peer.noticed(line)), None)
     moved = {name: [metrics.get(name, 0), value] for name, value in changed.items() if value != metrics.get(name, 0)}
-    return {**summary(event, told), "noticed": noticed, "said": log.lines[:4],
+    return {**summary(event, told), "noticed": noticed, "said": [[at, line[:200]] for at, line in log.lines[:4]],
             "metrics": moved, "applied": not peer.applied or any(re.search(peer.applied, words) for words in (*moved, *(line for _, line in log.lines))),
             "processes": {"before": len(before), "after": len(after), "stayed": len(before & after), "new": len(after - before)}}
 
@@ -208,7 +208,7 @@ class Log:
     def read(self, seconds):
         for line in self.file:
             if line.strip():
-                self.lines.append([round(seconds, 2), line.strip().replace(self.dir, "")[:200]])
+                self.lines.append([round(seconds, 2), line.strip().replace(self.dir, "")])
 
 
 def watch(log, began, until):

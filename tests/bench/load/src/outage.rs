@@ -30,6 +30,8 @@ struct Told {
     /// The first confirmation of more bytes after the heal.
     moved: AtomicU64,
     died: AtomicU64,
+    /// The writer was told of a reset. Whoever comes first is told, the other hears an end of file.
+    was_reset: AtomicBool,
     stop: AtomicBool,
     quit: AtomicBool,
     how: Mutex<Option<String>>,
@@ -108,8 +110,10 @@ fn hear(mut stream: &TcpStream, told: &Told) {
             told.moved.store(now(), Relaxed);
         }
     };
-    *told.how.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome(&how).to_owned());
     told.died.store(now(), Relaxed);
+    sleep_ms(100);
+    let how = if told.was_reset.load(Relaxed) { "reset" } else { outcome(&how) };
+    *told.how.lock().unwrap_or_else(PoisonError::into_inner) = Some(how.to_owned());
 }
 
 fn write(mut stream: &TcpStream, told: &Told, number: u64, rate: f64, end: u64) {
@@ -133,7 +137,8 @@ fn write(mut stream: &TcpStream, told: &Told, number: u64, rate: f64, end: u64) 
                 told.written.fetch_add(taken as u64, Relaxed);
             }
             Err(error) if is_timeout(&error) => {}
-            Err(_) => return,
+            // After an end of file it would be a broken pipe.
+            Err(error) => return told.was_reset.store(error.kind() == ErrorKind::ConnectionReset, Relaxed),
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod get;
 pub mod man;
 mod outages;
 pub mod probe;
+mod screen;
 pub mod status;
 mod table;
 

@@ -341,6 +341,14 @@ pub fn pipe(_capacity: usize) -> io::Result<Pipe> {
     Err(unsupported("splice"))
 }
 
+/// Columns and rows of the terminal behind standard output; `None` without one, or if it does not know.
+pub fn window() -> Option<(u16, u16)> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: `size` is a live `winsize`, which is what the kernel writes for this request.
+    let result = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+    (result == 0 && size.ws_col > 0 && size.ws_row > 0).then_some((size.ws_col, size.ws_row))
+}
+
 /// Raises this process's soft limit of open descriptors to the hard one. Returns the soft limit before and now.
 pub fn raise_descriptor_limit() -> io::Result<(u64, u64)> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

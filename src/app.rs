@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminListener, protocol::Answer};
+use crate::cli::admin::Named;
 use crate::config::{self, Loaded};
 use crate::demo::{self, Demo};
 use crate::lifecycle::{DrainClock, Signal, Signals, Spaced, Verdict};
@@ -105,9 +106,12 @@ pub fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// The admin socket that the file at `path` names; `None` also if the file cannot be used.
-pub fn configured_admin(path: &Path) -> Option<PathBuf> {
-    config::load(path, &environment).ok()?.config.admin.map(|admin| admin.socket)
+/// The admin socket that the file at `path` names.
+pub fn configured_admin(path: &Path) -> Named {
+    match config::load(path, &environment) {
+        Ok(loaded) => loaded.config.admin.map_or(Named::Nowhere, |admin| Named::At(admin.socket)),
+        Err(report) => Named::Unknown(report.first_line()),
+    }
 }
 
 fn started(

@@ -38,8 +38,8 @@ Example: everlink schema > everlink.schema.json
 Save it beside the configuration, and name it in that file's first line:
   #:schema ./everlink.schema.json
 
-taplo follows that line, and so do VS Code with Even Better TOML, Zed, Helix and Neovim with taplo's language server. For many
-files, name it once in .taplo.toml:
+taplo follows that line, and so do VS Code with Even Better TOML, Zed, Helix and Neovim with taplo's language server.
+For many files, name it once in .taplo.toml:
   [[rule]]
   include = [\"**/everlink/*.toml\"]
   schema = { path = \"./everlink.schema.json\" }";
@@ -48,8 +48,7 @@ files, name it once in .taplo.toml:
 pub const DEFAULT_URL: &str = "http://127.0.0.1:9900";
 const DEFAULT_CONFIG: &str = "config.toml";
 
-const EXIT_CODES: &str = "\
-Exit codes: 0 done, or yes; 1 not done, or no; 2 wrong usage; 78 a configuration that cannot be used.";
+const EXIT_CODES: &str = "Exit codes: 0 done, or yes; 1 not done, or no; 2 wrong usage.";
 
 const EXAMPLE: &str = "\
 Example, with the five lines of a first config.toml:
@@ -60,10 +59,13 @@ Example, with the five lines of a first config.toml:
   everlink check && everlink &
   everlink status
 
+To see what it does before there is anything to configure: everlink demo, beside the shipped config.toml.
+
 Exit codes: 0 done, or yes; 1 not done, or no; 2 wrong usage; 78 a configuration that cannot be used.";
 
 /// Keeps your upstream TCP links alive: dials them ahead of time, proves them with heartbeats, and hands a proven one
-/// to each local client. Without a command it runs.
+/// to each local client; or carries all clients over one link to a gateway, and loses no byte when that link breaks.
+/// Without a command it runs.
 #[derive(Debug, Parser)]
 #[command(name = "everlink", version, after_help = EXAMPLE, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -151,9 +153,10 @@ pub enum Command {
     #[command(after_help = format!("Example: everlink man > /usr/local/share/man/man1/everlink.1\n\n{EXIT_CODES}"))]
     Man,
 
-    /// Try it out: an echo service inside the process answers for the upstreams of the shipped configuration.
+    /// Try it out: servers inside the process answer for the upstreams of the shipped configuration.
     ///
-    /// The file is the real one and watched as always, so editing it shows a live reload.
+    /// The file is the real one and watched as always, so editing it shows a live reload. A client of the demo's own sends
+    /// numbered lines through the tunnel and checks what comes back: type c and Enter, and see what a cut does to them.
     #[command(
         after_help = "Example: everlink demo --config config.toml, and in another terminal: everlink status --watch\n\n\
         Exit codes: 0 ended after a drain; 1 could not run; 2 wrong usage; 78 a configuration that cannot be used."

@@ -86,20 +86,26 @@ fn a_command_says_why_it_knows_no_admin_socket() {
     assert!(told.contains("names no admin socket") && told.contains("--socket PATH"), "{told}");
     place.write("[upstreams.chat]\nlisten = 5s\n");
     let told = ask();
-    assert!(told.contains("cannot be used: ") && told.contains("config.toml:2:10") && told.contains("mend it"), "{told}");
+    assert!(
+        told.contains("cannot be used: ") && told.contains("config.toml:2:10") && told.contains("mend it"),
+        "{told}"
+    );
 }
 
 #[test]
 fn a_port_that_is_taken_is_told_with_what_to_do() {
     let rival = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
     let taken = rival.local_addr().expect("an address");
-    let place = Place::new(&format!("[http]\nlisten = \"{taken}\"\n{}", upstream("chat", "127.0.0.1:0", at(1), "5s", "")));
+    let place =
+        Place::new(&format!("[http]\nlisten = \"{taken}\"\n{}", upstream("chat", "127.0.0.1:0", at(1), "5s", "")));
     let mut command = Command::new(EVERLINK);
     command.arg("--config").arg(place.config());
     let mut program = Program::spawn(place, command);
     assert_eq!(program.ended().code(), Some(1));
     let told = format!("http.listen: cannot listen on {taken}: ");
-    eventually("told", || program.log().iter().any(|line| line.contains(&told) && line.contains("choose another port")));
+    eventually("told", || {
+        program.log().iter().any(|line| line.contains(&told) && line.contains("choose another port"))
+    });
 }
 
 #[test]

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminListener, protocol::Answer};
+use crate::cli::admin::Named;
 use crate::config::{self, Loaded};
 use crate::demo::{self, Demo};
 use crate::lifecycle::{DrainClock, Signal, Signals, Spaced, Verdict};
@@ -40,8 +41,6 @@ const HANGUP_SPACING: Duration = Duration::from_secs(1);
 const DRAIN_TOLD: Duration = Duration::from_secs(3);
 /// With no new client to come, a drain is over so long after the last: one just accepted may not be counted yet.
 const HELD_QUIET: Duration = Duration::from_millis(200);
-/// A demo that is told to end waits so long for its own client's connection to be let go.
-const LET_GO_WITHIN: Duration = Duration::from_millis(300);
 
 /// Runs the configuration at `path` until told to stop. `with_demo`: also the servers that it names.
 pub fn run(path: &Path, with_demo: bool) -> ExitCode {
@@ -106,9 +105,13 @@ pub fn environment(name: &str) -> Option<String> {
 }
 
 /// The admin socket that the file at `path` names, be the rest of it usable or not: whoever asks an everlink to read its
-/// file has perhaps just broken it. `None`: none, as far as can be told.
-pub fn configured_admin(path: &Path) -> Option<PathBuf> {
-    config::admin_socket(path, &environment)
+/// file has perhaps just broken it.
+pub fn configured_admin(path: &Path) -> Named {
+    match (config::admin_socket(path, &environment), config::load(path, &environment)) {
+        (Some(socket), _) => Named::At(socket),
+        (None, Ok(_)) => Named::Nowhere,
+        (None, Err(report)) => Named::Unknown(report.first_line()),
+    }
 }
 
 fn started(
@@ -228,7 +231,7 @@ impl<'l> App<'l> {
             if let Some(drain) = &mut drain {
                 match drain.clock.verdict(Instant::now(), self.running.clients()) {
                     Verdict::Wait(_) => {}
-                    Verdict::Leave | Verdict::Overdue => return self.leave().await,
+                    Verdict::Leave | Verdict::Overdue => return self.leave(true).await,
                 }
                 drain.tell(self.running.clients().open);
             }
@@ -268,9 +271,8 @@ impl<'l> App<'l> {
                     }
                     demo::Key::Quit => {
                         demo::end(&mut demo).await;
-                        self.let_go().await;
-                        tracing::info!(clients = self.running.clients().open, "leaving on request: open clients are reset");
-                        return self.leave().await;
+                        tracing::info!("leaving on request: clients that are still there are reset");
+                        return self.leave(false).await;
                     }
                 },
                 () = sleep_until_or_never(look) => {}
@@ -314,20 +316,11 @@ impl<'l> App<'l> {
         }
     }
 
-    /// Waits for what has ended to be let go, but not for clients that stay.
-    async fn let_go(&self) {
-        let gone = async {
-            while self.running.clients().open > 0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let _ = tokio::time::timeout(LET_GO_WITHIN, gone).await;
-    }
-
-    async fn leave(self) -> ExitCode {
+    /// Ends everything. `drained`: nobody has said yet that what is left is reset.
+    async fn leave(self, drained: bool) -> ExitCode {
         self.admin.cancel();
         let cut = self.running.stop().await;
-        if cut > 0 {
+        if drained && cut > 0 {
             tracing::warn!(connections = cut, "what was left is reset");
         }
         tracing::info!("everlink has stopped");

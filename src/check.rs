@@ -32,6 +32,15 @@ pub fn run(args: &CheckArgs) -> ExitCode {
             if needed > allowed { "; clients past that are refused: raise the limit (ulimit -n)" } else { "" };
         println!("# descriptors: this user may have {allowed}{verdict}");
     }
+    println!(
+        "# {} can be used{}",
+        loaded.name,
+        match loaded.warnings.len() {
+            0 => String::new(),
+            1 => ", with 1 warning".to_owned(),
+            n => format!(", with {n} warnings"),
+        }
+    );
     match &args.against {
         None => ExitCode::from(cli::OK),
         Some(url) => against(url, &loaded.config),

@@ -21,6 +21,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::config::{Address, Config, Forward, ListenAddress};
+use crate::listener::cure;
 use keys::Keys;
 pub use server::Server;
 use witness::Witness;
@@ -57,7 +58,8 @@ impl Demo {
         let mut servers = Vec::new();
         for address in addresses(config) {
             let server = Server::start(address).await;
-            servers.push(server.map_err(|error| format!("the demo's server cannot listen on {address}: {error}"))?);
+            let told = |error| format!("the demo's server cannot listen on {address}: {error}{}", cure(&error));
+            servers.push(server.map_err(told)?);
             tracing::info!(%address, "the demo's echo server listens");
         }
         let keys = Keys::from_terminal();

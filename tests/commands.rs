@@ -54,6 +54,61 @@ fn fault_50_check_tells_every_problem_and_exits_78_as_the_start_does() {
 }
 
 #[test]
+fn check_says_that_a_file_can_be_used_however_it_is_named() {
+    let place = Place::new(&upstream("chat", "127.0.0.1:0", at(1), "5s", ""));
+    let file = place.config();
+    let file = file.to_str().expect("UTF-8");
+    for words in [&["check", file][..], &["check", "--config", file], &["check", "-c", file]] {
+        let checked = everlink(words);
+        assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+        let shown = String::from_utf8_lossy(&checked.stdout).into_owned();
+        assert!(shown.ends_with(&format!("\n# {file} can be used\n")), "{shown}");
+    }
+    assert_eq!(everlink(&["check", file, "--config", file]).status.code(), Some(2), "only one of them");
+    place.write(&upstream("chat", "0.0.0.0:0", at(1), "5s", "insecure_listen = true"));
+    let warned = check(&place.config());
+    assert_eq!(warned.status.code(), Some(0), "{warned:?}");
+    assert!(text(&warned).contains(" can be used, with 1 warning\n"), "{warned:?}");
+    let missing = text(&everlink(&["check", "--config", "/nonexistent/config.toml"]));
+    assert!(missing.contains("name it with --config FILE") && missing.contains("[upstreams.orders]"), "{missing}");
+}
+
+#[test]
+fn a_command_says_why_it_knows_no_admin_socket() {
+    let place = Place::new(&upstream("chat", "127.0.0.1:0", at(1), "5s", ""));
+    let file = place.config();
+    let ask = || {
+        let told = everlink(&["reload", "--config", file.to_str().expect("UTF-8")]);
+        assert_eq!(told.status.code(), Some(1), "{told:?}");
+        text(&told)
+    };
+    let told = ask();
+    assert!(told.contains("names no admin socket") && told.contains("--socket PATH"), "{told}");
+    place.write("[upstreams.chat]\nlisten = 5s\n");
+    let told = ask();
+    assert!(
+        told.contains("cannot be used: ") && told.contains("config.toml:2:10") && told.contains("mend it"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_port_that_is_taken_is_told_with_what_to_do() {
+    let rival = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let taken = rival.local_addr().expect("an address");
+    let place =
+        Place::new(&format!("[http]\nlisten = \"{taken}\"\n{}", upstream("chat", "127.0.0.1:0", at(1), "5s", "")));
+    let mut command = Command::new(EVERLINK);
+    command.arg("--config").arg(place.config());
+    let mut program = Program::spawn(place, command);
+    assert_eq!(program.ended().code(), Some(1));
+    let told = format!("http.listen: cannot listen on {taken}: ");
+    eventually("told", || {
+        program.log().iter().any(|line| line.contains(&told) && line.contains("choose another port"))
+    });
+}
+
+#[test]
 fn the_effective_configuration_reads_back_as_the_same() {
     let place = Place::new(&format!(
         "{}[log]\nlevel = \"debug\"\n[drain]\nquiet = \"off\"\n[defaults.retry]\njitter = 0.5\n{}{}",

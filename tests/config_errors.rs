@@ -653,7 +653,15 @@ fn what_is_no_file_is_not_waited_for() {
     let missing = dir.path().join("missing.toml");
     same(
         &told_of(&missing),
-        "error: the file is not there\n --> PATH\n  = help: name it with --config FILE\n\nPATH: 1 error",
+        r#"
+error: the file is not there
+ --> PATH
+  = help: name it with --config FILE, or write it; the least that runs:
+  = help: [upstreams.orders]
+  = help: listen = "127.0.0.1:7001"
+  = help: endpoints = ["orders.internal:9000"]
+
+PATH: 1 error"#,
     );
     assert!(told_of(dir.path()).starts_with("error: this is a directory\n"));
     assert!(told_of(Path::new("/dev/zero")).starts_with("error: this is not a regular file\n"));

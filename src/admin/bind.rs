@@ -16,11 +16,11 @@ const BACKLOG: i32 = 16;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    #[error("admin.socket {path}: another process answers there; stop it or choose another path")]
+    #[error("{path}: another process answers there; stop it or choose another path")]
     Live { path: PathBuf },
-    #[error("admin.socket {path}: there is something that is not a socket; remove it or choose another path")]
+    #[error("{path}: there is something that is not a socket; remove it or choose another path")]
     NotASocket { path: PathBuf },
-    #[error("admin.socket {path}: cannot {doing}: {cause}")]
+    #[error("{path}: cannot {doing}: {cause}{}", crate::listener::cure(.cause))]
     Io { path: PathBuf, doing: &'static str, cause: io::Error },
 }
 

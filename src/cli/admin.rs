@@ -17,8 +17,14 @@ const ANSWER_LIMIT: u64 = 4 * 1024 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 enum AskError {
-    #[error("no admin socket is known: give --socket PATH, or name one in the configuration as [admin] socket")]
-    Unknown,
+    #[error(
+        "the configuration names no admin socket: add [admin] socket = \"/run/everlink/admin.sock\", or give --socket PATH"
+    )]
+    Nowhere,
+    #[error(
+        "the admin socket is not known, for the configuration cannot be used: {why}; mend it, or give --socket PATH"
+    )]
+    Unknown { why: String },
     #[error("nobody answers on {path}: {cause}; is everlink running with [admin] socket = \"{path}\"?")]
     Connect { path: PathBuf, cause: io::Error },
     #[error("{path} may not be used by this user: {cause}; ask as the user everlink runs as, or as root")]
@@ -29,19 +35,40 @@ enum AskError {
     Answer { path: PathBuf },
 }
 
-/// `configured`: the socket that the configuration file names, used unless `--socket` is given.
-pub fn reload(args: &AdminArgs, configured: Option<PathBuf>) -> ExitCode {
-    told(ask(args.socket.clone().or(configured), &Request::Reload))
+/// What the configuration file says of the admin socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Named {
+    At(PathBuf),
+    Nowhere,
+    /// The file cannot be used, for this reason.
+    Unknown(String),
+}
+
+impl Named {
+    /// The socket to ask, which is the one `given` if there is one.
+    fn or(self, given: Option<&Path>) -> Result<PathBuf, AskError> {
+        match (given, self) {
+            (Some(given), _) => Ok(given.to_owned()),
+            (None, Self::At(path)) => Ok(path),
+            (None, Self::Nowhere) => Err(AskError::Nowhere),
+            (None, Self::Unknown(why)) => Err(AskError::Unknown { why }),
+        }
+    }
+}
+
+/// `configured`: what holds unless `--socket` is given.
+pub fn reload(args: &AdminArgs, configured: Named) -> ExitCode {
+    told(ask(configured.or(args.socket.as_deref()), &Request::Reload))
 }
 
 /// `configured`: as for [`reload`].
-pub fn retry(args: &RetryArgs, configured: Option<PathBuf>) -> ExitCode {
+pub fn retry(args: &RetryArgs, configured: Named) -> ExitCode {
     let request = Request::Retry { upstream: args.upstream.clone() };
-    told(ask(args.admin.socket.clone().or(configured), &request))
+    told(ask(configured.or(args.admin.socket.as_deref()), &request))
 }
 
 /// `configured`: as for [`reload`].
-pub fn drill(args: &DrillArgs, configured: Option<PathBuf>) -> ExitCode {
+pub fn drill(args: &DrillArgs, configured: Named) -> ExitCode {
     let (kind, time, by) = (args.what.name(), args.time.clone(), args.by.clone());
     // Told before anybody is asked: it is the command line that is wrong.
     if let Err(why) = drill::Asked::read(kind, time.as_deref(), by.as_deref()) {
@@ -49,7 +76,7 @@ pub fn drill(args: &DrillArgs, configured: Option<PathBuf>) -> ExitCode {
         return ExitCode::from(USAGE);
     }
     let request = Request::Drill { upstream: args.upstream.clone(), kind: kind.to_owned(), time, by };
-    told(ask(args.admin.socket.clone().or(configured), &request))
+    told(ask(configured.or(args.admin.socket.as_deref()), &request))
 }
 
 fn told(answer: Result<Answer, AskError>) -> ExitCode {
@@ -83,8 +110,8 @@ fn shown(line: &str) -> String {
     line.lines().map(crate::log::printable).collect::<Vec<_>>().join("\n  ")
 }
 
-fn ask(socket: Option<PathBuf>, request: &Request) -> Result<Answer, AskError> {
-    let path = socket.ok_or(AskError::Unknown)?;
+fn ask(socket: Result<PathBuf, AskError>, request: &Request) -> Result<Answer, AskError> {
+    let path = socket?;
     let mut stream = connect(&path)?;
     let io = |cause| AskError::Io { path: path.clone(), cause };
     // A request is a tag and at most a string: it always has a JSON.
@@ -143,7 +170,7 @@ mod tests {
         let server = tokio::spawn(serve(listener, Arc::new(Fixed), end.clone()));
         let answers = tokio::task::spawn_blocking(move || {
             let retry = Request::Retry { upstream: "chat".to_owned() };
-            (ask(Some(path.clone()), &Request::Reload), ask(Some(path), &retry))
+            (ask(Ok(path.clone()), &Request::Reload), ask(Ok(path), &retry))
         });
         let (reload, retry) = answers.await.unwrap();
         assert_eq!(text(&reload.unwrap()), "unchanged\n");
@@ -161,9 +188,9 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_said() {
-        assert!(ask(None, &Request::Reload).unwrap_err().to_string().contains("--socket PATH"));
+        assert!(ask(Named::Nowhere.or(None), &Request::Reload).unwrap_err().to_string().contains("--socket PATH"));
         let directory = tempfile::tempdir().unwrap();
-        let nobody = ask(Some(directory.path().join("none.sock")), &Request::Reload).unwrap_err().to_string();
+        let nobody = ask(Ok(directory.path().join("none.sock")), &Request::Reload).unwrap_err().to_string();
         assert!(nobody.contains("is everlink running"), "{nobody}");
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::gateway::gateway;
 use super::get::get;
 use super::outages::outages;
+use super::screen::Screen;
 use super::table::table;
 use super::{OK, StatusArgs};
 use crate::clock::short_span;
@@ -27,7 +28,7 @@ pub fn run(args: &StatusArgs) -> ExitCode {
     if !args.watch {
         return match ask(&url) {
             Ok(report) => {
-                let _ = super::say(&render(&report, None, colours));
+                let _ = super::say(&render(&report, None, colours, Screen::now()));
                 ExitCode::from(OK)
             }
             Err(why) => super::no(&why),
@@ -38,18 +39,22 @@ pub fn run(args: &StatusArgs) -> ExitCode {
         return ExitCode::from(OK);
     }
     loop {
+        // It may have been made wider or narrower.
+        let screen = Screen::now();
         let text = match ask(&url) {
             Ok(report) => {
-                let text = render(&report, last.as_ref(), colours);
+                let text = render(&report, last.as_ref(), colours, screen);
                 last = Some(report);
                 text
             }
             Err(why) => match &last {
-                Some(report) => format!("{why}\nBefore that:\n{}", render(report, None, false)),
-                None => format!("{why}\n"),
+                Some(report) => {
+                    format!("{}Before that:\n{}", screen.wrap(&why), render(report, None, false, screen))
+                }
+                None => screen.wrap(&why),
             },
         };
-        let drawn = if terminal { redraw(&text) } else { format!("{text}\n") };
+        let drawn = if terminal { redraw(&screen.cut(&text)) } else { format!("{text}\n") };
         if super::say(&drawn).is_err() {
             return ExitCode::from(OK);
         }
@@ -70,7 +75,7 @@ fn redraw(text: &str) -> String {
 }
 
 /// The whole text: a line on the process, one on the last reload, the table, outages.
-fn render(report: &Report, before: Option<&Report>, colours: bool) -> String {
+fn render(report: &Report, before: Option<&Report>, colours: bool, screen: Screen) -> String {
     let up = |seconds: f64| short_span(Duration::try_from_secs_f64(seconds).unwrap_or_default());
     let health = match report {
         Report { live: false, .. } => "stuck",
@@ -96,18 +101,19 @@ fn render(report: &Report, before: Option<&Report>, colours: bool) -> String {
         let _ =
             writeln!(text, "last reload {} ago: {}{what}{more}", up(reload.age_seconds), printable(&reload.outcome));
     }
+    let mut text = screen.wrap(&text);
     text.push('\n');
     if !report.upstreams.is_empty() || report.gateway.is_none() {
-        text.push_str(&table(report, before, colours));
+        text.push_str(&table(report, before, colours, screen));
         let outages = outages(report);
         if !outages.is_empty() {
             text.push('\n');
-            text.push_str(&outages);
+            text.push_str(&screen.wrap(&outages));
         }
     }
     if let Some(of_gateway) = &report.gateway {
         let gap = if report.upstreams.is_empty() { "" } else { "\n" };
-        text = format!("{text}{gap}{}", gateway(of_gateway));
+        text = format!("{text}{gap}{}", screen.wrap(&gateway(of_gateway)));
     }
     text
 }
@@ -127,7 +133,7 @@ mod tests {
         for link in &mut told.upstreams[0].links {
             link.since_age_seconds = 100.0;
         }
-        let text = render(&told, None, false);
+        let text = render(&told, None, false, Screen::ENDLESS);
         let expected = "\
 everlink 0.1.0, ready, up for 3m12s; config.toml, generation 4
 last reload 3m12s ago: applied: chat: heartbeat.interval 5s → 3s, live, 2 links kept
@@ -147,7 +153,7 @@ last reload 3m12s ago: applied: chat: heartbeat.interval 5s → 3s, live, 2 link
         for session in &mut told.gateway.as_mut().unwrap().sessions {
             session.since_age_seconds = 3.0;
         }
-        let text = render(&told, None, false);
+        let text = render(&told, None, false, Screen::ENDLESS);
         let (_, shown) = text.split_once("\n\n").unwrap();
         let expected = "  UPSTREAM  STATE  LINK  LINK STATE  FOR   ENDPOINT         RTT     MISSES  RECONNECTS  CLIENTS  WAITING
   site      up     1     up          5.0s  a.internal:8080  21.0ms  0       0           0        0        session 5e551011, 7 streams, 4.0KiB unacknowledged, 1 resume, the last outage 800.0ms
@@ -158,7 +164,7 @@ gateway gw-1, listens on 127.0.0.1:7443: 2 of 1024 sessions, 5 streams, 2 handsh
 ";
         assert_eq!(shown, expected);
         told.upstreams.clear();
-        assert!(!render(&told, None, false).contains("UPSTREAM"), "a gateway needs no upstreams");
+        assert!(!render(&told, None, false, Screen::ENDLESS).contains("UPSTREAM"), "a gateway needs no upstreams");
     }
 
     #[test]
@@ -179,7 +185,7 @@ gateway gw-1, listens on 127.0.0.1:7443: 2 of 1024 sessions, 5 streams, 2 handsh
         told.upstreams[0].name = "\x1b[2Jchat\n".to_owned();
         told.upstreams[0].links[1].last_error = Some("said \x07".to_owned());
         told.config.path = "a\nb".to_owned();
-        let text = render(&told, Some(&told), false);
+        let text = render(&told, Some(&told), false, Screen::ENDLESS);
         assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
         assert!(text.contains("\\x1b[2Jchat\\n") && text.contains("a\\nb"), "{text}");
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::screen::Screen;
 use crate::clock::short_span;
 use crate::http::report::{DrillReport, LinkReport, Report, SessionReport, UpstreamReport};
 use crate::log::printable;
@@ -24,11 +25,17 @@ const HEADS: [&str; 12] = [
 const RESTLESS: [usize; 2] = [4, 6];
 const STATE: usize = 1;
 const LINK_STATE: usize = 3;
+const NOTE: usize = HEADS.len() - 1;
+/// Between two columns, and before the first.
+const GAP: usize = 2;
 
 type Row = [String; HEADS.len()];
 
+/// Left out one after the other where a terminal is too narrow.
+const DISPENSABLE: [usize; 8] = [10, 7, 8, 2, 4, 9, 6, 5];
+
 /// Every link of every upstream; a line that is not as in `before` is marked with `*`.
-pub fn table(report: &Report, before: Option<&Report>, colours: bool) -> String {
+pub fn table(report: &Report, before: Option<&Report>, colours: bool, screen: Screen) -> String {
     let rows = rows(report);
     let old = before.map(self::rows);
     let heads: Row = HEADS.map(str::to_owned);
@@ -36,13 +43,13 @@ pub fn table(report: &Report, before: Option<&Report>, colours: bool) -> String 
         let cells = rows.iter().map(|(_, row)| &row[column]).chain([&heads[column]]);
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
-    let widths: [usize; HEADS.len()] = std::array::from_fn(width);
-    let mut text = line(' ', &heads, &widths, None);
+    let grid = Grid::new(std::array::from_fn(width), screen);
+    let mut text = grid.line(' ', &heads, None);
     for (key, row) in &rows {
         let same = |(k, r): &&(Key, Row)| k == key && news(r) == news(row);
         let changed = old.as_ref().is_some_and(|old| !old.iter().any(|each| same(&each)));
         let painted = if colours { Some(changed) } else { None };
-        text.push_str(&line(if changed { '*' } else { ' ' }, row, &widths, painted));
+        text.push_str(&grid.line(if changed { '*' } else { ' ' }, row, painted));
     }
     if report.upstreams.is_empty() && report.gateway.is_none() {
         text.push_str("  no upstreams are configured\n");
@@ -133,27 +140,56 @@ fn size(bytes: u64) -> String {
 
 /// The cells whose change is worth a mark. Of a note only whether there is one: a wait runs down by itself.
 fn news(row: &Row) -> Vec<&str> {
-    let last = HEADS.len() - 1;
     let cells = row.iter().enumerate().filter(|(n, _)| !RESTLESS.contains(n));
-    cells.map(|(n, cell)| if n == last { if cell.is_empty() { "" } else { "note" } } else { cell }).collect()
+    cells.map(|(n, cell)| if n == NOTE { if cell.is_empty() { "" } else { "note" } } else { cell }).collect()
 }
 
 fn span(seconds: f64) -> String {
     short_span(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
-/// `painted`: with colours, and bold if it holds `true`.
-fn line(mark: char, row: &Row, widths: &[usize], painted: Option<bool>) -> String {
-    let mut text = format!("{mark} ");
-    for (n, (cell, width)) in row.iter().zip(widths).enumerate() {
-        let gap = " ".repeat(width - cell.chars().count() + 2);
-        match painted.and_then(|_| colour(n, cell)) {
-            Some(colour) => text.push_str(&format!("\x1b[{colour}m{cell}\x1b[39m{gap}")),
-            None => text.push_str(&format!("{cell}{gap}")),
+/// The columns that are shown, and how wide each is.
+struct Grid {
+    widths: [usize; HEADS.len()],
+    shown: Vec<usize>,
+    screen: Screen,
+}
+
+impl Grid {
+    fn new(widths: [usize; HEADS.len()], screen: Screen) -> Self {
+        let mut shown: Vec<usize> = (0..NOTE).collect();
+        let total = |shown: &[usize]| shown.iter().map(|column| widths[*column] + GAP).sum::<usize>();
+        for dispensable in DISPENSABLE {
+            if total(&shown) > screen.columns {
+                shown.retain(|column| *column != dispensable);
+            }
         }
+        Self { widths, shown, screen }
     }
-    let text = text.trim_end();
-    if painted == Some(true) { format!("\x1b[1m{text}\x1b[0m\n") } else { format!("{text}\n") }
+
+    /// `painted`: with colours, and bold if it holds `true`. A note for which there is no room stands below.
+    fn line(&self, mark: char, row: &Row, painted: Option<bool>) -> String {
+        let (mut text, mut width) = (format!("{mark} "), GAP);
+        for column in &self.shown {
+            let cell = &row[*column];
+            let gap = " ".repeat(self.widths[*column].saturating_sub(cell.chars().count()) + GAP);
+            width += self.widths[*column] + GAP;
+            match painted.and_then(|_| colour(*column, cell)) {
+                Some(colour) => text.push_str(&format!("\x1b[{colour}m{cell}\x1b[39m{gap}")),
+                None => text.push_str(&format!("{cell}{gap}")),
+            }
+        }
+        let note = &row[NOTE];
+        let below = if width + note.chars().count() <= self.screen.columns {
+            text.push_str(note);
+            String::new()
+        } else {
+            self.screen.wrap(&format!("      {note}"))
+        };
+        let text = text.trim_end();
+        let text = if painted == Some(true) { format!("\x1b[1m{text}\x1b[0m\n") } else { format!("{text}\n") };
+        text + &below
+    }
 }
 
 fn colour(column: usize, cell: &str) -> Option<&'static str> {
@@ -187,16 +223,16 @@ mod tests {
         now.upstreams[0].links[0].since_age_seconds += 1.0;
         now.upstreams[0].links[0].rtt_seconds = Some(0.9);
         now.upstreams[0].links[1].retry_in_seconds = Some(1.0);
-        assert_eq!(marks(&table(&now, Some(&before), false)), [false, false]);
+        assert_eq!(marks(&table(&now, Some(&before), false, Screen::ENDLESS)), [false, false]);
         now.upstreams[0].links[1].state = "up".to_owned();
-        assert_eq!(marks(&table(&now, Some(&before), false)), [false, true]);
-        assert_eq!(marks(&table(&now, None, false)), [false, false]);
+        assert_eq!(marks(&table(&now, Some(&before), false, Screen::ENDLESS)), [false, true]);
+        assert_eq!(marks(&table(&now, None, false, Screen::ENDLESS)), [false, false]);
     }
 
     #[test]
     fn colours_come_only_when_asked_for() {
-        let plain = table(&told(), None, false);
-        let painted = table(&told(), None, true);
+        let plain = table(&told(), None, false, Screen::ENDLESS);
+        let painted = table(&told(), None, true, Screen::ENDLESS);
         assert!(!plain.contains('\x1b'));
         assert!(painted.contains("\x1b[32mup\x1b[39m") && painted.contains("\x1b[31mwaiting\x1b[39m"), "{painted}");
     }
@@ -205,8 +241,27 @@ mod tests {
     fn an_upstream_without_links_and_none_at_all_have_a_line() {
         let mut report = told();
         report.upstreams[0].links.clear();
-        assert!(table(&report, None, false).contains("\n  chat      up     –"), "{}", table(&report, None, false));
+        assert!(
+            table(&report, None, false, Screen::ENDLESS).contains("\n  chat      up     –"),
+            "{}",
+            table(&report, None, false, Screen::ENDLESS)
+        );
         report.upstreams.clear();
-        assert!(table(&report, None, false).ends_with("no upstreams are configured\n"));
+        assert!(table(&report, None, false, Screen::ENDLESS).ends_with("no upstreams are configured\n"));
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_fewer_columns_and_notes_below() {
+        for columns in [20, 40, 60, 80, 100, 120, 160] {
+            let text = table(&told(), None, false, Screen { columns, rows: 24 });
+            assert!(text.contains("UPSTREAM") && text.contains("STATE") && text.contains("refused"), "{text}");
+            // The least that is shown is wider than the narrowest.
+            let least = columns.max(36);
+            assert!(text.lines().all(|line| line.chars().count() <= least), "{columns}:\n{text}");
+        }
+        let text = table(&told(), None, false, Screen { columns: 80, rows: 24 });
+        let expected = "\n      retry in ";
+        assert!(text.contains("RECONNECTS") || text.contains("RTT"), "{text}");
+        assert!(text.contains(expected), "{text}");
     }
 }

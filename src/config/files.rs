@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use super::Tls;
 use super::read::{Reader, Text};
 use super::report::Problem;
+use super::syntax::LEAST;
 use crate::net::{tls, token};
 
 /// How to make a token that nobody else can read.
@@ -26,7 +27,11 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Box<Problem>> {
         Box::new(if help.is_empty() { problem } else { problem.help(help) })
     };
     let file = open(path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => fault("the file is not there".to_owned(), "name it with --config FILE"),
+        ErrorKind::NotFound => {
+            let problem = Problem::of_file(&name, "the file is not there");
+            let problem = problem.help("name it with --config FILE, or write it; the least that runs:");
+            Box::new(LEAST.lines().fold(problem, Problem::help))
+        }
         ErrorKind::PermissionDenied => fault("the file may not be read".to_owned(), "let this user read it"),
         _ => fault(format!("the file cannot be opened: {error}"), ""),
     })?;

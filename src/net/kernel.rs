@@ -10,6 +10,7 @@ mod listening;
 mod options;
 mod pipe;
 mod tcp_info;
+mod terminal;
 
 pub use clocks::{monotonic, suspended};
 pub use descriptors::{has_failed, inherited, raise_descriptor_limit, with_fd};
@@ -17,6 +18,7 @@ pub use listening::{Awaited, accept, await_clients};
 pub use options::{set_notsent_lowat, set_rto_max};
 pub use pipe::{Pipe, pipe, splice};
 pub use tcp_info::{TcpInfo, TcpState, tcp_info};
+pub use terminal::window;
 
 #[cfg(not(target_os = "linux"))]
 fn unsupported(what: &str) -> std::io::Error {

@@ -130,15 +130,18 @@ impl Running {
 
     /// Reads changed TLS files again. Errors are told and counted here; the old files stay in use.
     pub fn reload_files(&self) -> Vec<String> {
-        let mut reread = self.upstreams.reload_files(&self.status.metrics);
-        reread.extend(self.far_end.reload_files().into_iter().map(|reread| ("gateway".to_owned(), reread)));
+        let of_upstreams = self.upstreams.reload_files(&self.status.metrics);
+        let of_gateway = self.far_end.reload_files();
+        let all = of_upstreams.into_iter().map(|(name, reread)| (Some(name), reread));
         let mut lines = Vec::new();
-        for (name, Reread { what, fault }) in reread {
+        for (upstream, Reread { what, fault }) in all.chain(of_gateway.into_iter().map(|reread| (None, reread))) {
+            let whose = upstream.as_deref().unwrap_or("gateway");
             if let Some(fault) = fault {
                 self.status.metrics.tls_reload_failures.inc();
-                tracing::error!(upstream = name, "changed {what} cannot be used, the old ones stay: {fault}");
+                let stay = "cannot be used, the old ones stay";
+                tracing::error!(upstream, "{whose}: changed {what} {stay}: {fault}");
             } else {
-                lines.push(format!("{name}: {what} changed, next dial"));
+                lines.push(format!("{whose}: {what} changed, next dial"));
             }
         }
         lines

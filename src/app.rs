@@ -37,6 +37,8 @@ use reload::Cause;
 pub const EXIT_CONFIG: u8 = 78;
 /// SIGHUP is heard at most this often: each reads the file and cuts every wait for a redial short.
 const HANGUP_SPACING: Duration = Duration::from_secs(1);
+/// Files that cannot be used are looked at again so often: their time may come without a change.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// How often a drain says what it waits for.
 const DRAIN_TOLD: Duration = Duration::from_secs(3);
 /// With no new client to come, a drain is over so long after the last: one just accepted may not be counted yet.
@@ -223,6 +225,7 @@ impl<'l> App<'l> {
         }
         let mut drain: Option<Drain> = None;
         let mut hangups = Spaced::new(HANGUP_SPACING);
+        let mut looked_again = Instant::now();
         let mut wakes = self.status.wakes.subscribe();
         loop {
             if hangups.take(Instant::now()) {
@@ -235,10 +238,17 @@ impl<'l> App<'l> {
                 }
                 drain.tell(self.running.clients().open);
             }
+            // A certificate that was not valid yet becomes so, and nobody writes its file again.
+            let behind = drain.is_none() && self.is_behind_files();
+            if behind && looked_again.elapsed() >= LOOK_AGAIN {
+                self.files_changed();
+                looked_again = Instant::now();
+            }
+            let look_again = behind.then(|| looked_again + LOOK_AGAIN);
             self.manager.look(&self.status, || self.running.clients().open, Instant::now());
             // While draining, clients come and go unseen: look often enough to leave on time.
             let look = drain.as_ref().map(|_| Instant::now() + Duration::from_millis(50));
-            let look = [look, hangups.due(), self.manager.due()].into_iter().flatten().min();
+            let look = [look, look_again, hangups.due(), self.manager.due()].into_iter().flatten().min();
             tokio::select! {
                 biased;
                 signal = signals.next() => match signal {

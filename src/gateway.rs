@@ -103,7 +103,7 @@ impl Gateway {
             troubles: Mutex::default(),
             drain,
         };
-        shared.show_certificates();
+        shared.show_files(false);
         Ok(Self { shared: Arc::new(shared), accepting: Mutex::default(), token_fault: Mutex::default() })
     }
 
@@ -124,10 +124,12 @@ impl Gateway {
     pub fn apply(&self, settings: &Arc<config::Gateway>, files: Option<Files>) {
         let shared = &self.shared;
         shared.status.settings.store(settings.clone());
+        shared.status.metrics.services.replace(&shared.process.metrics, settings);
         shared.budget.set_limit(settings.limits.memory);
         if let Some(files) = files {
             shared.files.store(Arc::new(files));
-            shared.show_certificates();
+            *locked(&self.token_fault) = None;
+            shared.show_files(false);
         }
         shared.order_all(|| Order::Retune);
     }
@@ -139,10 +141,7 @@ impl Gateway {
         let files = shared.files.load_full();
         match files.tls.as_ref().map(|tls| tls.reload()) {
             None | Some(Ok(false)) => {}
-            Some(Ok(true)) => {
-                shared.show_certificates();
-                reread.push(("TLS files", None));
-            }
+            Some(Ok(true)) => reread.push(("TLS files", None)),
             Some(Err(fault)) => reread.push(("TLS files", Some(fault.to_string()))),
         }
         let fault = match files.reread_token(&shared.settings()) {
@@ -158,6 +157,7 @@ impl Gateway {
         if fault.is_some() && *told != fault {
             reread.push(("token file", fault.clone()));
         }
+        shared.show_files(fault.is_some());
         *told = fault;
         reread
     }

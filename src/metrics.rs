@@ -13,6 +13,7 @@ mod gateway;
 mod histograms;
 mod labels;
 mod series;
+mod services;
 mod session;
 mod trips;
 mod upstream;
@@ -21,8 +22,9 @@ pub use endpoints::{EndpointFigure, EndpointFigures, EndpointMetrics, EndpointSe
 pub use gateway::GatewayMetrics;
 pub use labels::{
     CloseReason, DialOutcome, Direction, Label, LinkState, LossReason, Mode, PerMode, Refusal, RefuseReason,
-    ReloadOutcome, ResumeOutcome,
+    ReloadOutcome, ResumeOutcome, SessionEnd, StreamRefusal,
 };
+pub use services::{ServiceSeries, UNKNOWN_SERVICE};
 pub use session::{SessionMetrics, VIOLATIONS, Violations};
 pub use trips::Trip;
 pub use upstream::UpstreamMetrics;

@@ -131,23 +131,21 @@ impl Running {
 
     /// Reads changed TLS files again. Errors are told and counted here; the old files stay in use.
     pub fn reload_files(&self) -> Vec<String> {
+        let of_upstreams = self.upstreams.reload_files(&self.status.metrics);
+        let of_gateway = self.far_end.reload_files();
+        let all = of_upstreams.into_iter().map(|(name, reread)| (Some(name), reread));
         let mut lines = Vec::new();
-        for (name, Reread { what, fault }) in self.upstreams.reload_files(&self.status.metrics) {
+        for (upstream, Reread { what, fault }) in all.chain(of_gateway.into_iter().map(|reread| (None, reread))) {
+            let whose = upstream.as_deref().unwrap_or("gateway");
+            let settings = upstream.as_ref().and_then(|name| self.config.upstreams.get(name));
             if let Some(fault) = fault {
                 self.status.metrics.tls_reload_failures.inc();
-                tracing::error!(upstream = name, "changed {what} cannot be used, the old ones stay: {fault}");
-            } else if self.config.upstreams.get(&name).is_some_and(|upstream| upstream.tunnel.is_some()) {
-                lines.push(format!("{name}: {what} changed, next dial, {}", config::MOVES));
+                let stay = "cannot be used, the old ones stay";
+                tracing::error!(upstream, "{whose}: changed {what} {stay}: {fault}");
+            } else if settings.is_some_and(|upstream| upstream.tunnel.is_some()) {
+                lines.push(format!("{whose}: {what} changed, next dial, {}", config::MOVES));
             } else {
-                lines.push(format!("{name}: {what} changed, next dial"));
-            }
-        }
-        for Reread { what, fault } in self.far_end.reload_files() {
-            if let Some(fault) = fault {
-                self.status.metrics.tls_reload_failures.inc();
-                tracing::error!("gateway: changed {what} cannot be used, the old ones stay: {fault}");
-            } else {
-                lines.push(format!("gateway: {what} changed, next dial"));
+                lines.push(format!("{whose}: {what} changed, next dial"));
             }
         }
         lines

@@ -148,7 +148,7 @@ impl Status {
     pub fn add_gateway(&self, settings: &Arc<config::Gateway>) -> Arc<GatewayStatus> {
         let _roster = self.roster.lock().unwrap_or_else(PoisonError::into_inner);
         self.metrics.remove_gateway();
-        let gateway = Arc::new(GatewayStatus::new(settings, self.metrics.gateway()));
+        let gateway = Arc::new(GatewayStatus::new(settings, self.metrics.gateway(settings)));
         self.gateway.store(Some(gateway.clone()));
         gateway
     }

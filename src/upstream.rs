@@ -44,6 +44,10 @@ pub trait Wing: Send + Sync {
     /// Reads the same files again, and says of each kind that looks different whether it is used from now on.
     fn reload_files(&self) -> Vec<Reread>;
 
+    /// Whether its files, when they were last read, held what cannot be used: older content is in force then. `None`: it
+    /// names no files.
+    fn are_files_unusable(&self) -> Option<bool>;
+
     /// Cuts every wait for a redial short.
     fn retry(&self);
 

@@ -195,9 +195,17 @@ fn every_metric_is_listed_and_every_listed_metric_exists() {
         }),
         ..Upstream::clone(direct)
     };
-    let _handles = (metrics.upstream(direct), metrics.upstream(&tunnel), metrics.gateway());
+    let token = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(token.path(), "0123456789abcdef").expect("written");
+    let text = format!(
+        "[gateway]\nlisten = \"127.0.0.1:7443\"\ntoken_file = {:?}\nservices = {{ b = \"b:1\" }}\n",
+        token.path()
+    );
+    let gateway = config::parse("g", text, &|_| None).expect("parses").config.gateway.expect("a gateway");
+    let _handles = (metrics.upstream(direct), metrics.upstream(&tunnel), metrics.gateway(&gateway));
     let _endpoint = metrics.endpoint("a", "b:1");
     metrics.certificate_not_after("ca", "a").set(1.0);
+    metrics.show_unusable_files("a", Some(false));
     let exported: BTreeSet<String> = metrics
         .gather()
         .iter()

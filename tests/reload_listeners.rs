@@ -508,17 +508,20 @@ fn fault_55_renewed_files_are_taken_and_a_half_written_pair_is_not() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs_f64();
     assert!((first - now - 10.0 * 86400.0).abs() < 3600.0, "{first}");
     let dials = program.sum("everlink_link_dials_total", "");
+    assert_eq!(program.metric("everlink_tls_files_unusable{upstream=\"a\"}"), Some(0.0));
     // Half of the pair: kept apart, told, counted.
     copy(&authority.at("two.pem"), &program.place.at("client.pem"));
     eventually("told", || program.metric("everlink_tls_reload_failures_total") == Some(1.0));
-    assert_eq!(program.metric(END), Some(first));
-    eventually("told once", || program.logged("changed TLS files cannot be used, the old ones stay") == 1);
+    const UNUSABLE: &str = "everlink_tls_files_unusable{upstream=\"a\"}";
+    assert_eq!((program.metric(END), program.metric(UNUSABLE)), (Some(first), Some(1.0)));
+    eventually("told once", || program.logged("a: changed TLS files cannot be used, the old ones stay") == 1);
     // A garbage key does not change that.
     std::fs::write(program.place.at("client.key"), "garbage").expect("written");
     eventually("told", || program.metric("everlink_tls_reload_failures_total") == Some(2.0));
     assert_eq!(program.metric(END), Some(first));
     copy(&authority.at("two.key"), &program.place.at("client.key"));
     eventually("taken", || program.metric(END).is_some_and(|end| end > first + 5.0 * 86400.0));
+    assert_eq!(program.metric(UNUSABLE), Some(0.0));
     eventually("told once", || program.logged("TLS files changed, next dial") == 1);
     assert_eq!(program.sum("everlink_link_dials_total", ""), dials, "no link was touched");
     assert_eq!(program.metric("everlink_config_last_reload_successful"), Some(1.0));

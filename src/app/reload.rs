@@ -40,6 +40,11 @@ impl App<'_> {
         }
     }
 
+    /// Whether a file holds what could not be used when it was last read.
+    pub(super) fn is_behind_files(&self) -> bool {
+        self.rejected.is_some() || self.status.metrics.has_unusable_files()
+    }
+
     /// Reads the file again and takes what it says; when asked for, the files it names as well.
     pub(super) fn reload(&mut self, cause: Cause) -> Answer {
         if cause == Cause::Asked {

@@ -97,7 +97,9 @@ fn row(upstream: &UpstreamReport, link: Option<&LinkReport>, first: bool) -> Row
 fn note(upstream: &UpstreamReport, link: &LinkReport) -> String {
     let drill = upstream.drill.as_ref().filter(|drill| drill.link == link.id).map(drill_words);
     let retry = link.retry_in_seconds.map(|s| format!("retry in {}, attempt {}", span(s), link.attempt));
-    let error = link.last_error.as_deref().map(printable);
+    // Of a link that is well, it is history.
+    let before = if matches!(link.state.as_str(), "up" | "in_use") { "earlier: " } else { "" };
+    let error = link.last_error.as_deref().map(|error| format!("{before}{}", printable(error)));
     let trouble = retry.into_iter().chain(error).collect::<Vec<_>>().join(": ");
     let session = link.session.as_ref().map(|session| format!("session {}", session_words(session)));
     drill.into_iter().chain(session).chain(Some(trouble).filter(|text| !text.is_empty())).collect::<Vec<_>>().join("; ")

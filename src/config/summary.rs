@@ -76,7 +76,9 @@ impl Loaded {
         let mut series = 0;
         for upstream in self.config.upstreams.values() {
             lines.extend(of_upstream(upstream));
-            series += Metrics::series_of(Mode::of(upstream), upstream.endpoints.len(), upstream.tls.is_some());
+            let token = upstream.tunnel.as_ref().is_some_and(|tunnel| tunnel.token_file.is_some());
+            let (mode, tls) = (Mode::of(upstream), upstream.tls.is_some());
+            series += Metrics::series_of(mode, upstream.endpoints.len(), tls, token);
         }
         if let Some(gateway) = &self.config.gateway {
             lines.extend(of_gateway(gateway));
@@ -190,8 +192,9 @@ mod tests {
 
     #[test]
     fn a_summary_tells_budget_series_and_descriptors() {
-        // 13 single series, 33 of closed lists, 36 of histograms and 2 of the endpoint.
-        let series = Metrics::series_of(Mode::Direct, 1, false);
+        // 15 single series, 31 of closed lists, 36 of histograms and 3 of the endpoint.
+        let series = Metrics::series_of(Mode::Direct, 1, false, false);
+        assert_eq!(series, 15 + 31 + 36 + 3);
         assert_eq!(
             loaded("").summary(),
             [
@@ -236,7 +239,7 @@ mod tests {
                  same; past that each may still come to 256KiB and 16KiB for each open stream; one alone keeps at most \
                  16MiB for replay (resume.buffer)"
                     .to_owned(),
-                format!("metrics: at most {} series for 1 upstream", Metrics::series_of(Mode::Tunnel, 1, false)),
+                format!("metrics: at most {} series for 1 upstream", Metrics::series_of(Mode::Tunnel, 1, false, true)),
                 format!("descriptors: the limits need {needed}"),
             ]
         );

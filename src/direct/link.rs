@@ -288,7 +288,7 @@ impl LinkTask {
         self.refill = None;
         self.trusting = false;
         self.troubled = true;
-        self.tell_of_failure(&error.to_string());
+        self.tell_of_failure(error.endpoint(), error.outcome(), &error.to_string());
         self.handle(now, Input::DialFailed);
     }
 

@@ -30,13 +30,13 @@ use super::terms::Terms;
 use super::{Phase, Shared};
 use crate::clock;
 use crate::link::sleep_until_or_never;
-use crate::metrics::CloseReason;
+use crate::metrics::{CloseReason, SessionEnd as End};
 use crate::net::wire::{Parked, Wire};
 use crate::session::hello::Received;
 use crate::session::{GoAwayCode, RefusalCode, ResetCode, Violation};
 use crate::status::{SessionFigures, Shown};
 use crate::tunnel::driver::{Driver, Event, Local, Observer};
-use end::{End, Leaving};
+use end::Leaving;
 
 /// What is said when a session is cut has reached the kernel by then, or nobody reads it.
 const LAST_WORDS: Duration = Duration::from_millis(500);

@@ -42,7 +42,9 @@ pub enum Phase {
 pub enum Trouble {
     /// A service that could not be reached, by its name in the configuration.
     Service(String),
-    /// Names that are no service, or not for whoever asked.
+    /// A service that is not for whoever asked, by its name in the configuration.
+    NotAllowed(String),
+    /// Names that are no service.
     NoService,
     Violation(Violation),
 }
@@ -126,7 +128,8 @@ impl Shared {
         }
     }
 
-    pub fn show_certificates(&self) {
+    /// `token_fault`: the token's file holds what cannot be used.
+    pub fn show_files(&self, token_fault: bool) {
         let files = self.files();
         let tls = files.tls.as_ref();
         let ends = [
@@ -134,6 +137,10 @@ impl Shared {
             ("client_ca", tls.and_then(|tls| tls.client_ca_not_after())),
         ];
         let metrics = &self.process.metrics;
+        let tls_fault = tls.map(|tls| tls.is_behind());
+        let token_fault = files.token.is_some().then_some(token_fault);
+        let unusable = tls_fault.into_iter().chain(token_fault).reduce(|one, other| one || other);
+        metrics.show_unusable_files("", unusable);
         for (role, end) in ends {
             match end {
                 Some(end) => metrics.certificate_not_after(role, "").set(end as f64),

@@ -81,6 +81,14 @@ impl Stage {
         self.gateway.shared.status.metrics.refusals[reason.index()].get()
     }
 
+    /// Figures of the gateway that are not 0, without `everlink_gateway_`: those whose line has this in it.
+    fn told(&self, what: &str) -> Vec<String> {
+        let families = self.gateway.shared.process.metrics.gather();
+        let text = prometheus::TextEncoder::new().encode_to_string(&families).expect("written");
+        let lines = text.lines().filter_map(|line| line.strip_prefix("everlink_gateway_"));
+        lines.filter(|line| line.contains(what) && !line.ends_with(" 0")).map(str::to_owned).collect()
+    }
+
     fn violations(&self, reason: &str) -> u64 {
         let metrics = &self.gateway.shared.status.metrics;
         metrics.violations.figures().find(|(name, _)| *name == reason).map_or(0, |(_, count)| count)

@@ -5,16 +5,22 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use prometheus::core::Collector;
+use prometheus::proto::{Metric, MetricFamily};
 use prometheus::{IntCounter, IntGauge};
 
 use super::Metrics;
+use super::labels::DialOutcome;
 use crate::config::Upstream;
+
+/// How many series an endpoint has.
+pub(super) const SERIES: usize = 3;
 
 /// One endpoint's handles.
 #[derive(Clone)]
 pub struct EndpointMetrics {
     pub up: IntGauge,
     pub losses: IntCounter,
+    pub last_dial_failed: IntGauge,
 }
 
 /// Every endpoint's figures at one moment, by upstream and endpoint.
@@ -25,12 +31,32 @@ pub struct EndpointFigures(HashMap<String, HashMap<String, EndpointFigure>>);
 pub struct EndpointFigure {
     pub up: bool,
     pub losses: u64,
+    /// `false`: never tried, or with success.
+    pub last_dial_failed: bool,
+}
+
+impl EndpointMetrics {
+    /// What has become of a dial. Our own want says nothing of the endpoint.
+    pub fn dialled(&self, outcome: DialOutcome) {
+        if outcome != DialOutcome::Local {
+            self.last_dial_failed.set(i64::from(outcome != DialOutcome::Ok));
+        }
+    }
 }
 
 impl EndpointFigures {
     /// Down and never lost, for an endpoint without series.
     pub fn get(&self, upstream: &str, endpoint: &str) -> EndpointFigure {
         self.0.get(upstream).and_then(|endpoints| endpoints.get(endpoint)).copied().unwrap_or_default()
+    }
+
+    /// Puts what each series of an endpoint says where it belongs.
+    fn read(&mut self, families: Vec<MetricFamily>, put: impl Fn(&mut EndpointFigure, &Metric)) {
+        for metric in families.iter().flat_map(MetricFamily::get_metric) {
+            let label = |name| metric.get_label().iter().find(|l| l.name() == name).map_or("", |l| l.value());
+            let endpoints = self.0.entry(label("upstream").to_owned()).or_default();
+            put(endpoints.entry(label("endpoint").to_owned()).or_default(), metric);
+        }
     }
 }
 
@@ -66,36 +92,35 @@ fn series(metrics: &Metrics, settings: &Upstream) -> Vec<(String, EndpointMetric
 impl Metrics {
     /// The handles of one endpoint, by its name in the configuration.
     pub fn endpoint(&self, upstream: &str, endpoint: &str) -> EndpointMetrics {
-        let labels = &[upstream, endpoint];
+        let (f, labels) = (&self.families, &[upstream, endpoint]);
         EndpointMetrics {
-            up: self.families.endpoint_up.with_label_values(labels),
-            losses: self.families.endpoint_losses.with_label_values(labels),
+            up: f.endpoint_up.with_label_values(labels),
+            losses: f.endpoint_losses.with_label_values(labels),
+            last_dial_failed: f.endpoint_last_dial_failed.with_label_values(labels),
         }
     }
 
     /// What the endpoints' series say, without creating one for an endpoint that has just been removed.
     pub fn endpoint_figures(&self) -> EndpointFigures {
+        let f = &self.families;
         let mut figures = EndpointFigures::default();
-        for family in self.families.endpoint_up.collect().iter().chain(&self.families.endpoint_losses.collect()) {
-            let losses = family.get_field_type() == prometheus::proto::MetricType::COUNTER;
-            for metric in family.get_metric() {
-                let label = |name| metric.get_label().iter().find(|l| l.name() == name).map_or("", |l| l.value());
-                let endpoints = figures.0.entry(label("upstream").to_owned()).or_default();
-                let figure = endpoints.entry(label("endpoint").to_owned()).or_default();
-                if losses {
-                    figure.losses = metric.get_counter().get_value() as u64;
-                } else {
-                    figure.up = metric.get_gauge().get_value() == 1.0;
-                }
-            }
-        }
+        figures.read(f.endpoint_up.collect(), |figure, metric| figure.up = is_set(metric));
+        figures.read(f.endpoint_losses.collect(), |figure, metric| {
+            figure.losses = metric.get_counter().get_value() as u64;
+        });
+        figures.read(f.endpoint_last_dial_failed.collect(), |figure, metric| figure.last_dial_failed = is_set(metric));
         figures
     }
 
     /// Forgets an endpoint that left the configuration.
     pub fn remove_endpoint(&self, upstream: &str, endpoint: &str) {
-        let labels = &[upstream, endpoint];
-        let _ = self.families.endpoint_up.remove_label_values(labels);
-        let _ = self.families.endpoint_losses.remove_label_values(labels);
+        let (f, labels) = (&self.families, &[upstream, endpoint]);
+        let _ = f.endpoint_up.remove_label_values(labels);
+        let _ = f.endpoint_losses.remove_label_values(labels);
+        let _ = f.endpoint_last_dial_failed.remove_label_values(labels);
     }
+}
+
+fn is_set(gauge: &Metric) -> bool {
+    gauge.get_gauge().get_value() == 1.0
 }

@@ -137,6 +137,34 @@ label! {
     }
 }
 
+label! {
+    /// `everlink_gateway_sessions_ended_total{reason}`.
+    SessionEnd {
+        /// `resume.deadline` passed without a connection.
+        Expired = "expired",
+        /// The dialer has no more use for it.
+        Done = "done",
+        /// The gateway drains, and no stream was left.
+        Drained = "drained",
+        /// What was left at the end of a drain.
+        Cut = "cut",
+        Violation = "violation",
+    }
+}
+label! {
+    /// `everlink_gateway_streams_refused_total{reason}`.
+    StreamRefusal {
+        /// Its server refuses, is silent, or its name does not resolve.
+        Unreachable = "unreachable",
+        /// `allow` does not have the dialer.
+        Denied = "denied",
+        /// No descriptor is left for it.
+        Limit = "limit",
+        /// Last: there is no such service.
+        Unknown = "unknown",
+    }
+}
+
 impl Mode {
     pub fn of(upstream: &config::Upstream) -> Self {
         if upstream.tunnel.is_some() { Self::Tunnel } else { Self::Direct }

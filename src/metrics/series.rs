@@ -5,12 +5,12 @@ use std::sync::Arc;
 use prometheus::IntCounterVec;
 
 use super::files::UPSTREAM_ROLES;
-use super::histograms;
 use super::labels::{
     CloseReason, DialOutcome, Direction, Label, LinkState, LossReason, Mode, PerMode, RefuseReason, ResumeOutcome,
 };
 use super::session::{Counted, SessionMetrics};
 use super::{Metrics, UpstreamMetrics};
+use super::{endpoints, histograms};
 use crate::config;
 
 impl Metrics {
@@ -38,6 +38,8 @@ impl Metrics {
             rtt: f.rtt.of(name, mode),
             trips: Default::default(),
             interval: f.interval.with_label_values(&[name]),
+            timeout: f.timeout.with_label_values(&[name]),
+            misses: f.misses.with_label_values(&[name]),
             budget: f.budget.with_label_values(&[name]),
             connections: f.connections.with_label_values(&[name]),
             waiting: f.waiting.with_label_values(&[name]),
@@ -53,6 +55,7 @@ impl Metrics {
                 streams_saved: f.streams_saved.with_label_values(&[name]),
                 unacknowledged: f.unacknowledged.with_label_values(&[name]),
                 buffer: f.buffer.with_label_values(&[name]),
+                fullest: f.fullest.with_label_values(&[name]),
                 outage: f.outage.of(name, mode),
                 violations: Counted::one_more(&self.violations),
             }),
@@ -69,7 +72,8 @@ impl Metrics {
         let _ = f.upstream_up.remove_label_values(one);
         let _ = f.reconnects.remove_label_values(one);
         let _ = f.downtime.remove_label_values(one);
-        for family in [&f.last_change, &f.last_received, &f.retry_delay, &f.interval, &f.budget] {
+        for family in [&f.last_change, &f.last_received, &f.retry_delay, &f.interval, &f.timeout, &f.budget, &f.fullest]
+        {
             let _ = family.remove_label_values(one);
         }
         for family in [&f.dial_duration, &f.lifetime, &f.rtt, &f.wait, &f.outage] {
@@ -78,7 +82,7 @@ impl Metrics {
         for family in [&f.beats_sent, &f.beats_missed, &f.connections_total, &f.replayed, &f.streams_saved] {
             let _ = family.remove_label_values(one);
         }
-        for family in [&f.connections, &f.waiting, &f.unacknowledged, &f.buffer] {
+        for family in [&f.connections, &f.waiting, &f.misses, &f.unacknowledged, &f.buffer] {
             let _ = family.remove_label_values(one);
         }
         for state in LinkState::ALL {
@@ -90,13 +94,12 @@ impl Metrics {
         remove_each::<RefuseReason>(&f.refused, name);
         remove_each::<Direction>(&f.bytes, name);
         remove_each::<ResumeOutcome>(&f.resumes, name);
-        for role in UPSTREAM_ROLES {
-            self.remove_certificate(role, name);
-        }
+        self.remove_files(name);
     }
 
-    /// How many series an upstream in this mode with so many endpoints exports at most.
-    pub fn series_of(mode: Mode, endpoints: usize, tls: bool) -> usize {
+    /// How many series an upstream in this mode exports at most: with so many endpoints, `tls`, and other `files` (a
+    /// token).
+    pub fn series_of(mode: Mode, endpoints: usize, tls: bool, files: bool) -> usize {
         let lists = LinkState::each(mode).count()
             + DialOutcome::each(mode).count()
             + LossReason::each(mode).count()
@@ -104,14 +107,14 @@ impl Metrics {
             + RefuseReason::each(mode).count()
             + Direction::each(mode).count()
             + ResumeOutcome::each(mode).count();
-        // up, reconnects, downtime, last_change, last_received, retry_delay, beats sent and missed, interval, budget,
-        // connections, waiting, connections_total; replayed, streams_saved, unacknowledged, buffer
+        // up, reconnects, downtime, last_change, last_received, retry_delay, beats sent and missed, interval, timeout, misses,
+        // budget, connections, waiting, connections_total; replayed, streams_saved, unacknowledged, buffer, fullest
         let single = match mode {
-            Mode::Direct => 13,
-            Mode::Tunnel => 17,
+            Mode::Direct => 15,
+            Mode::Tunnel => 20,
         };
-        let of_tls = if tls { UPSTREAM_ROLES.len() } else { 0 };
-        histograms::series_of(mode) + lists + single + 2 * endpoints + of_tls
+        let of_tls = if tls { UPSTREAM_ROLES.len() } else { 0 } + usize::from(tls || files);
+        histograms::series_of(mode) + lists + single + endpoints::SERIES * endpoints + of_tls
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge};
 
 use super::labels::{Label, ResumeOutcome};
 
@@ -31,9 +31,11 @@ pub struct SessionMetrics {
     pub resumes: Vec<IntCounter>,
     pub replayed: IntCounter,
     pub streams_saved: IntCounter,
-    /// Both are brought up to date from the links before each scrape.
+    /// These are brought up to date from the links before each scrape.
     pub unacknowledged: IntGauge,
     pub buffer: IntGauge,
+    /// So is this: a share, 0 to 1 and a little over while more is kept than a lowered limit.
+    pub fullest: Gauge,
     pub outage: Histogram,
     pub violations: Violations,
 }

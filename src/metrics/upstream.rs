@@ -32,6 +32,8 @@ pub struct UpstreamMetrics {
     pub rtt: Histogram,
     pub(super) trips: Trips,
     pub interval: Gauge,
+    pub timeout: Gauge,
+    pub misses: IntGauge,
     pub budget: Gauge,
     pub connections: IntGauge,
     pub waiting: IntGauge,
@@ -50,6 +52,8 @@ impl UpstreamMetrics {
     /// Shows the numbers now in force.
     pub fn configure(&self, upstream: &config::Upstream) {
         self.interval.set(upstream.heartbeat.interval.as_secs_f64());
+        self.timeout.set(upstream.heartbeat.timeout.as_secs_f64());
+        self.misses.set(upstream.heartbeat.misses.into());
         self.budget.set(upstream.detection_budget().as_secs_f64());
     }
 

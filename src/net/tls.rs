@@ -94,6 +94,11 @@ impl ClientTls {
         self.kept.renew(contents, |contents| load(&self.settings, self.speaks, contents))
     }
 
+    /// Whether the files, when they were last read, held what cannot be used: older content is in force then.
+    pub fn is_behind(&self) -> bool {
+        self.kept.is_behind()
+    }
+
     /// What the endpoint's certificate is checked against: `tls.server_name`, else the endpoint's host. An address is
     /// looked for among the certificate's IP SANs.
     pub fn server_name(&self, address: &Address) -> Result<ServerName<'static>, BadServerName> {

@@ -8,7 +8,6 @@ use crate::lifecycle::Clients;
 use crate::link::drill;
 use crate::listener::{Arrivals, Owner};
 use crate::metrics::{Metrics, Mode};
-use crate::net::tls::ClientTls;
 use crate::upstream::{self, Files, Reread, Surroundings, Wing};
 
 /// Names longer than this are nobody's slip of the pen, in bytes.
@@ -72,7 +71,7 @@ impl Upstreams {
             }
             // Last, for a start forgets the series of a predecessor.
             if let Some(upstream) = self.running.get(name).filter(|_| have_changed) {
-                show_certificates(&around().status.metrics, name, upstream.tls().as_deref());
+                show_files(&around().status.metrics, name, &**upstream);
             }
         }
         gone.extend(self.running.extract_if(|name, _| !new.upstreams.contains_key(name)).map(|(_, upstream)| upstream));
@@ -111,8 +110,8 @@ impl Upstreams {
         let mut all = Vec::new();
         for (name, upstream) in &self.running {
             let reread = upstream.reload_files();
+            show_files(metrics, name, &**upstream);
             if reread.iter().any(|reread| reread.fault.is_none()) {
-                show_certificates(metrics, name, upstream.tls().as_deref());
                 // Perhaps what they hold is what the links were waiting for.
                 upstream.retry();
             }
@@ -208,12 +207,13 @@ fn is_same_mode(one: &config::Upstream, other: &config::Upstream) -> bool {
     Mode::of(one) == Mode::of(other)
 }
 
-fn show_certificates(metrics: &Metrics, upstream: &str, tls: Option<&ClientTls>) {
-    let ends = tls.map_or((None, None), |tls| (tls.client_not_after(), tls.ca_not_after()));
+fn show_files(metrics: &Metrics, name: &str, upstream: &dyn Wing) {
+    metrics.show_unusable_files(name, upstream.are_files_unusable());
+    let ends = upstream.tls().map_or((None, None), |tls| (tls.client_not_after(), tls.ca_not_after()));
     for (role, end) in [("client", ends.0), ("ca", ends.1)] {
         match end {
-            Some(end) => metrics.certificate_not_after(role, upstream).set(end as f64),
-            None => metrics.remove_certificate(role, upstream),
+            Some(end) => metrics.certificate_not_after(role, name).set(end as f64),
+            None => metrics.remove_certificate(role, name),
         }
     }
 }

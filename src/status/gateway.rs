@@ -88,8 +88,14 @@ impl GatewayStatus {
         self.sessions.load().iter().map(|session| session.figures.view().streams).sum()
     }
 
+    /// Sessions that have no connection.
+    fn waiting(&self) -> usize {
+        self.sessions.load().iter().filter(|session| !session.connection().connected).count()
+    }
+
     /// Brings the gauges up to now; called before each scrape.
     pub fn refresh(&self) {
+        self.metrics.waiting.set(i64::try_from(self.waiting()).unwrap_or(i64::MAX));
         self.metrics.streams.set(i64::try_from(self.streams()).unwrap_or(i64::MAX));
     }
 }
@@ -143,6 +149,8 @@ mod tests {
         gateway.refresh();
         assert_eq!((gateway.metrics.sessions.get(), gateway.metrics.streams.get()), (2, 7));
         one.disconnected();
+        gateway.refresh();
+        assert_eq!(gateway.metrics.waiting.get(), 1);
         assert_eq!((one.connection().connected, one.connection().peer), (false, peer), "where it was is still known");
         drop(one);
         assert_eq!((gateway.metrics.sessions.get(), gateway.streams()), (1, 4));

@@ -86,6 +86,13 @@ impl SessionFigures {
     }
 }
 
+impl SessionView {
+    /// How much of what may be kept is kept, 0 to 1; more right after the limit was lowered.
+    pub fn fullness(&self) -> f64 {
+        if self.buffer == 0 { 0.0 } else { self.unacknowledged as f64 / self.buffer as f64 }
+    }
+}
+
 impl ShortId {
     pub fn of([a, b, c, d, ..]: &[u8; 16]) -> Self {
         Self([*a, *b, *c, *d])

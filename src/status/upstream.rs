@@ -118,12 +118,14 @@ impl UpstreamStatus {
     pub(super) fn refresh(&self) {
         self.metrics.refresh();
         if let Some(of_sessions) = &self.metrics.session {
-            let (mut unacknowledged, mut buffer) = (0, 0u64);
+            let (mut unacknowledged, mut buffer, mut fullest) = (0, 0u64, 0f64);
             for session in self.links().iter().filter_map(|link| link.session()) {
                 unacknowledged += session.unacknowledged;
                 buffer = buffer.saturating_add(session.buffer);
+                fullest = fullest.max(session.fullness());
             }
             of_sessions.unacknowledged.set(i64::try_from(unacknowledged).unwrap_or(i64::MAX));
+            of_sessions.fullest.set(fullest);
             of_sessions.buffer.set(i64::try_from(buffer).unwrap_or(i64::MAX));
         }
     }

@@ -42,6 +42,10 @@ impl Wing for Direct {
         vec![Reread { what: "TLS files", fault }]
     }
 
+    fn are_files_unusable(&self) -> Option<bool> {
+        self.tls().map(|tls| tls.is_behind())
+    }
+
     fn retry(&self) {
         Direct::retry(self);
     }

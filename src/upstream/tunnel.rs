@@ -1,6 +1,6 @@
 //! Tunnel mode as a wing.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -27,7 +27,7 @@ const TOKEN: &str = "token file";
 pub struct Tunnel {
     hub: Arc<Hub>,
     doors: Mutex<Vec<(config::Forward, Arc<Door>)>>,
-    /// Why the token's file could not be used when it was last read: told once.
+    /// The last fault of the token's file, until it can be used.
     token_fault: Mutex<Option<String>>,
     stop: CancellationToken,
 }
@@ -43,8 +43,8 @@ impl Tunnel {
         drain: watch::Receiver<Duration>,
     ) -> Self {
         let hub = Hub::new(settings, process, resolver, workers);
-        let (doors, token_fault, stop) = (Mutex::default(), Mutex::default(), CancellationToken::new());
-        let tunnel = Self { hub: hub.clone(), doors, token_fault, stop };
+        let stop = CancellationToken::new();
+        let tunnel = Self { hub: hub.clone(), doors: Mutex::default(), token_fault: Mutex::default(), stop };
         tunnel.store(files);
         tunnel.open_doors(settings);
         let stop = tunnel.stop.clone();
@@ -56,6 +56,26 @@ impl Tunnel {
     fn store(&self, files: Files) {
         self.hub.credentials.tls.store(files.tls);
         self.hub.credentials.token.store(files.token);
+        *self.token_fault() = None;
+    }
+
+    fn token_fault(&self) -> MutexGuard<'_, Option<String>> {
+        self.token_fault.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What has become of the token's file, if it looks different or has another fault than last time.
+    fn reload_token(&self) -> Option<Reread> {
+        let path = self.hub.current().tunnel.as_ref()?.token_file.clone()?;
+        let (old, read) = (self.hub.credentials.token.load_full(), token::read(&path));
+        let fault = read.as_ref().err().cloned();
+        let told = std::mem::replace(&mut *self.token_fault(), fault.clone());
+        match read {
+            Ok(token) if old.is_some_and(|old| old.is_same(&token)) => return None,
+            Ok(token) => self.hub.credentials.token.store(Some(Arc::new(token))),
+            Err(_) if told == fault => return None,
+            Err(_) => {}
+        }
+        Some(Reread { what: TOKEN, fault })
     }
 
     /// A door for each forward; one that stays what it was stays.
@@ -113,28 +133,19 @@ impl Wing for Tunnel {
                 Err(fault) => reread.push(Reread { what: "TLS files", fault: Some(fault.to_string()) }),
             }
         }
-        if let Some(path) = self.hub.current().tunnel.as_ref().and_then(|tunnel| tunnel.token_file.clone()) {
-            let old = self.hub.credentials.token.load_full();
-            let fault = match token::read(&path) {
-                Ok(token) if old.as_deref().is_some_and(|old| old.is_same(&token)) => None,
-                Ok(token) => {
-                    self.hub.credentials.token.store(Some(Arc::new(token)));
-                    reread.push(Reread { what: TOKEN, fault: None });
-                    None
-                }
-                Err(fault) => Some(fault),
-            };
-            let mut told = self.token_fault.lock().unwrap_or_else(PoisonError::into_inner);
-            if fault.is_some() && *told != fault {
-                reread.push(Reread { what: TOKEN, fault: fault.clone() });
-            }
-            *told = fault;
-        }
+        reread.extend(self.reload_token());
         // A planned move: the same session goes on over a connection made with the new files.
         if reread.iter().any(|reread| reread.fault.is_none()) {
             self.hub.tell_all(order::MOVE);
         }
         reread
+    }
+
+    fn are_files_unusable(&self) -> Option<bool> {
+        let tls = self.tls().map(|tls| tls.is_behind());
+        let has_token = self.hub.credentials.token.load().is_some();
+        let token = has_token.then(|| self.token_fault().is_some());
+        tls.into_iter().chain(token).reduce(|one, other| one || other)
     }
 
     fn retry(&self) {

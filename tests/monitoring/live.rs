@@ -182,6 +182,11 @@ fn of_sidecar(orders: SocketAddr, gone: SocketAddr, interval: &str) -> String {
     format!("{QUICK}{orders}{}", upstream("gone", gone, ""))
 }
 
+/// The queries in a text for people.
+fn promql(text: &str) -> Vec<&str> {
+    text.split("```promql\n").skip(1).filter_map(|rest| rest.split("```").next()).collect()
+}
+
 /// The names of everlink's metrics in a text for people.
 fn named(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
@@ -233,7 +238,23 @@ fn every_rule_and_every_panel_finds_what_it_names_in_a_live_scrape() {
         }
     }
 
-    for file in ["prometheus/alerts.yml", "prometheus/README.md", "grafana/README.md", "grafana/everlink.json"] {
+    let runbook = read("prometheus/RUNBOOK.md");
+    let told = promql(&runbook);
+    assert!(told.len() > 20, "{}", told.len());
+    for query in told {
+        wrong.extend(missing(prometheus, query).iter().map(|series| format!("runbook: {query}: no {series}")));
+        if let Err(error) = prometheus.try_api(&format!("/api/v1/query?query={}", escaped(query))) {
+            wrong.push(format!("runbook: {query}: {error}"));
+        }
+    }
+
+    for file in [
+        "prometheus/alerts.yml",
+        "prometheus/README.md",
+        "prometheus/RUNBOOK.md",
+        "grafana/README.md",
+        "grafana/everlink.json",
+    ] {
         let text = read(file);
         let names = named(&text).into_iter().filter(|name| {
             let series = format!("count({{__name__=~\"{name}(_sum|_count|_bucket)?\"}})");

@@ -18,7 +18,7 @@ for group in groups:
 quick.write_text(yaml.safe_dump({"groups": groups}))
 
 everywhere = "vector(0.5)"
-for label in ("upstream", "instance", "reason", "outcome", "role"):
+for label in ("upstream", "instance", "reason", "outcome", "role", "endpoint", "service"):
     everywhere = f'label_replace({everywhere}, "{label}", "some {label}", "", "")'
 for group in groups:
     group["name"] += " rendered"

@@ -14,7 +14,7 @@ use crate::common::prometheus::Prometheus;
 use crate::common::server::{Server, echo};
 
 /// What the page on the design promises and direct mode can produce, with the suffixes of histograms left out.
-const NAMES: [&str; 37] = [
+const NAMES: [&str; 41] = [
     "everlink_accept_errors_total",
     "everlink_build_info",
     "everlink_bytes_total",
@@ -30,10 +30,13 @@ const NAMES: [&str; 37] = [
     "everlink_connections_waiting",
     "everlink_detection_budget_seconds",
     "everlink_drills_active",
+    "everlink_endpoint_last_dial_failed",
     "everlink_endpoint_losses_total",
     "everlink_endpoint_up",
     "everlink_heartbeat_interval_seconds",
+    "everlink_heartbeat_misses",
     "everlink_heartbeat_rtt_seconds",
+    "everlink_heartbeat_timeout_seconds",
     "everlink_heartbeats_missed_total",
     "everlink_heartbeats_sent_total",
     "everlink_link_dial_duration_seconds",
@@ -50,6 +53,7 @@ const NAMES: [&str; 37] = [
     "everlink_process_stalls_total",
     "everlink_task_panics_total",
     "everlink_tls_certificate_not_after_timestamp_seconds",
+    "everlink_tls_files_unusable",
     "everlink_tls_reload_failures_total",
     "everlink_upstream_up",
 ];
@@ -142,7 +146,7 @@ fn prometheus_scrapes_both_formats_and_loses_what_is_removed() {
 
     everlink.edit(&a);
     wait_until("its series are gone", || everlink.metrics().with_label("upstream", "b").is_empty());
-    assert_eq!(everlink.metrics().with_label("upstream", "a").len(), Metrics::series_of(Mode::Direct, 1, false));
+    assert_eq!(everlink.metrics().with_label("upstream", "a").len(), Metrics::series_of(Mode::Direct, 1, false, false));
     for job in ["openmetrics", "text"] {
         let gone = format!("{{job=\"{job}\",upstream=\"b\"}}");
         wait_until("Prometheus has seen it", || prometheus.query(&gone).is_empty());
@@ -200,7 +204,7 @@ fn every_promised_metric_exists_and_no_other_and_an_upstream_has_the_series_it_w
     assert_eq!(names, promised);
     for (upstream, endpoints, tls) in [("plain", 1, false), ("spread", 2, false), ("secret", 1, true)] {
         let series = samples.with_label("upstream", upstream);
-        assert_eq!(series.len(), Metrics::series_of(Mode::Direct, endpoints, tls), "{upstream}: {series:#?}");
+        assert_eq!(series.len(), Metrics::series_of(Mode::Direct, endpoints, tls, false), "{upstream}: {series:#?}");
         assert!(series.len() <= 90, "{upstream}: {}", series.len());
     }
     // Both formats say the same of the same names.

@@ -67,11 +67,31 @@ fn fault_55_a_half_written_pair_is_not_used_and_the_old_one_is_kept() {
     let other = road.trust.authority().issue(&["localhost", "127.0.0.1"]);
     road.trust.authority().put("server.key", &other.key);
     wait_until("told", || road.gateway().metric("everlink_tls_reload_failures_total") >= 1.0);
+    let unusable = || road.gateway().metric("everlink_tls_files_unusable{upstream=\"\"}");
+    wait_until("shown", || unusable() == 1.0);
     assert_eq!(road.relay.cut(How::Reset), 1);
     wait_until("resumed with the old pair", || road.resumes("resumed") == 1.0);
     talks.iter().for_each(|talk| talk.until_moved(3000));
+    road.trust.put("server", &other);
+    wait_until("the whole pair is in use", || unusable() == 0.0);
     talks.into_iter().for_each(|talk| assert!(talk.finish() > 0));
     road.until_baseline(before);
+}
+
+#[test]
+fn fault_55_a_pair_that_is_not_valid_yet_is_taken_when_its_time_comes_though_nobody_writes_it_again() {
+    let road = under_tls().build();
+    let ends = certificate_end(road.gateway());
+    let early = road.trust.authority().issue_with(&["localhost", "127.0.0.1"], |params| {
+        params.not_before = (std::time::SystemTime::now() + Duration::from_secs(4)).into();
+        params.not_after = rcgen::date_time_ymd(2050, 1, 1);
+    });
+    road.trust.put("server", &early);
+    let unusable = || road.gateway().metric("everlink_tls_files_unusable{upstream=\"\"}");
+    wait_until("told", || road.gateway().logged("is not valid before").is_some());
+    assert_eq!((unusable(), certificate_end(road.gateway())), (1.0, ends));
+    wait_until("taken", || certificate_end(road.gateway()) != ends);
+    assert_eq!(unusable(), 0.0);
 }
 
 #[test]

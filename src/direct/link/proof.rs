@@ -101,14 +101,16 @@ impl LinkTask {
     }
 
     pub(super) fn proof_failed(&mut self, now: Instant, outcome: DialOutcome, what: &str) {
-        if let Some(connection) = &mut self.connection {
+        let endpoint = self.connection.as_mut().map(|connection| {
             connection.opened.tie.fail(outcome);
-            let endpoint = connection.opened.endpoint.clone();
-            self.pool.trouble(&endpoint, format!("{}: {what}", endpoint.name));
+            connection.opened.endpoint.clone()
+        });
+        if let Some(endpoint) = &endpoint {
+            self.pool.trouble(endpoint, format!("{}: {what}", endpoint.name));
         }
         self.refill = None;
         self.troubled = true;
-        self.tell_of_failure(what);
+        self.tell_of_failure(endpoint.as_ref().map_or("", |endpoint| &endpoint.name), outcome, what);
         self.handle(now, Input::DialFailed);
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::LinkTask;
 use super::connection::Connection;
 use crate::link::state::State;
-use crate::metrics::{Label, LinkState, LossReason};
+use crate::metrics::{DialOutcome, Label, LinkState, LossReason};
 use crate::status::Event;
 
 /// A link that flaps tells of its suspicions once in so long; more often would fill the log and push out every other event.
@@ -58,7 +58,7 @@ impl LinkTask {
         self.renewing = None;
     }
 
-    pub(super) fn tell_of_failure(&mut self, what: &str) {
+    pub(super) fn tell_of_failure(&mut self, endpoint: &str, outcome: DialOutcome, what: &str) {
         let attempt = match self.machine.state() {
             State::Connecting { attempt } | State::Proving { attempt } => attempt,
             _ => 1,
@@ -69,9 +69,10 @@ impl LinkTask {
         let news = attempt.is_power_of_two() && !wanted;
         let told = news && self.pool.may_tell(Instant::now());
         if told {
-            self.record("dial_failed", None, what.to_owned());
+            self.record_at("dial_failed", Some(endpoint.to_owned()), None, what.to_owned());
         }
-        tell!(told, warn, upstream = self.pool.name, link = self.place.id, attempt, "dial failed: {what}");
+        let (upstream, link, outcome) = (&self.pool.name, self.place.id, outcome.name());
+        tell!(told, warn, upstream, link, endpoint, outcome, attempt, "dial failed: {what}");
     }
 
     pub(super) fn tell_of_suspicion(&mut self, now: Instant) {
@@ -94,6 +95,10 @@ impl LinkTask {
 
     pub(super) fn record(&self, kind: &'static str, reason: Option<LossReason>, text: String) {
         let endpoint = self.connection.as_ref().map(|c| c.opened.endpoint.name.clone());
+        self.record_at(kind, endpoint, reason, text);
+    }
+
+    fn record_at(&self, kind: &'static str, endpoint: Option<String>, reason: Option<LossReason>, text: String) {
         let link = Some(self.place.id);
         self.pool.status.record(Event { at: SystemTime::now(), kind, link, endpoint, reason, text });
     }

@@ -144,6 +144,7 @@ impl Tie {
     fn count(&mut self, outcome: DialOutcome) {
         if std::mem::replace(&mut self.dial, Dial::Counted) != Dial::Counted {
             self.pool.status.metrics.dial(outcome);
+            self.pool.endpoint_series.with(&self.endpoint.name, |metrics| metrics.dialled(outcome));
         }
     }
 }

@@ -58,6 +58,7 @@ impl Live {
         self.shown.connected(peer);
         tracing::info!(
             session = ?self.membership.id,
+            identity = self.membership.identity.as_ref().map(tracing::field::display),
             peer = peer.map(tracing::field::display),
             epoch = self.epoch,
             streams = self.driver.streams(),

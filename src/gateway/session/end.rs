@@ -4,31 +4,18 @@ use super::{Live, Order};
 use crate::clock;
 use crate::gateway::{Phase, admit, handshake};
 use crate::log;
-use crate::metrics::{CloseReason, Label, LossReason};
+use crate::metrics::{CloseReason, Label, LossReason, SessionEnd as End};
 use crate::net::wire::Parked;
 use crate::session::ResetCode;
 use crate::tunnel::driver::Driver;
 use crate::workers::of_process;
-
-/// Why a session is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    /// `resume.deadline` has passed.
-    Expired,
-    /// The dialer has no more use for it.
-    Done,
-    /// The gateway drains, and no stream was left.
-    Drained,
-    /// What was left at the end of a drain.
-    Cut,
-    Violation,
-}
 
 impl Live {
     pub(super) fn connection_lost(&mut self, reason: LossReason, error: &str) -> Result<(), End> {
         self.held = None;
         self.lost = Some(clock::now());
         self.shown.disconnected();
+        self.shared.status.metrics.lose(reason);
         if self.done {
             return Err(End::Done);
         }
@@ -37,6 +24,7 @@ impl Live {
         }
         tracing::info!(
             session = ?self.membership.id,
+            identity = self.membership.identity.as_ref().map(tracing::field::display),
             reason = reason.name(),
             streams = self.driver.streams(),
             deadline = ?self.terms.resume().deadline,
@@ -65,6 +53,7 @@ impl Live {
     pub(super) fn end(self, end: End) {
         let Self { membership, mut inbox, mut driver, shared, .. } = self;
         let (id, age) = (membership.id, clock::since(membership.made));
+        let identity = membership.identity.clone();
         // From here on nobody finds it; whoever has just done so hears the same as all who come later.
         drop(membership);
         inbox.close();
@@ -86,19 +75,9 @@ impl Live {
             End::Violation => CloseReason::Error,
         };
         let streams = driver.end_streams(ResetCode::Error, reason);
-        tracing::info!(session = ?id, end = end.name(), streams, ?age, "a session is over");
-    }
-}
-
-impl End {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Expired => "expired",
-            Self::Done => "done",
-            Self::Drained => "drained",
-            Self::Cut => "cut",
-            Self::Violation => "violation",
-        }
+        shared.status.metrics.end(end);
+        let identity = identity.as_ref().map(tracing::field::display);
+        tracing::info!(session = ?id, identity, end = end.name(), streams, ?age, "a session is over");
     }
 }
 

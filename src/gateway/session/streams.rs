@@ -7,6 +7,7 @@ use tokio::task::Id;
 use super::Live;
 use crate::gateway::{Phase, Trouble, services};
 use crate::log;
+use crate::metrics::StreamRefusal;
 use crate::session::{Opening, RefusalCode};
 use crate::tunnel::driver::Local;
 use crate::workers::of_process;
@@ -18,16 +19,7 @@ impl Live {
         }
         let settings = self.shared.settings();
         let Some(service) = services::find(&settings, &opening.service, self.membership.identity.as_ref()) else {
-            self.shared.trouble(Trouble::NoService, |left_out| {
-                let service = log::escape(opening.service.as_bytes());
-                let identity = self.membership.identity.as_ref().map(tracing::field::display);
-                tracing::warn!(
-                    service,
-                    identity,
-                    left_out,
-                    "a stream was refused: no such service, or not for this dialer"
-                );
-            });
+            self.tell_no_service(&opening.service, settings.services.contains_key(&opening.service));
             return self.driver.refuse(stream, RefusalCode::Service);
         };
         self.shared.came.fetch_add(1, Ordering::Relaxed);
@@ -39,10 +31,33 @@ impl Live {
                     tracing::warn!(service = name, left_out, "a stream was refused: {}", log::printable(why));
                 });
             };
-            services::connect(service, &opening, &shared.resolver, tell).await
+            let connected = services::connect(service, &opening, &shared.resolver, tell).await;
+            let counted = &shared.status.metrics.services;
+            match &connected {
+                Ok(_) => counted.opened(name),
+                Err(RefusalCode::Limit) => counted.refused(name, StreamRefusal::Limit),
+                Err(_) => counted.refused(name, StreamRefusal::Unreachable),
+            }
+            connected
         }));
         self.streams.insert(dial.id(), stream);
         self.dialling.insert(stream, dial);
+    }
+
+    /// The dialer is not told which of the two it is, and whoever reads here is. `exists`: it is a service, not for them.
+    fn tell_no_service(&self, service: &str, exists: bool) {
+        let (reason, trouble, why) = match exists {
+            true => {
+                (StreamRefusal::Denied, Trouble::NotAllowed(service.to_owned()), "`allow` does not have this dialer")
+            }
+            false => (StreamRefusal::Unknown, Trouble::NoService, "there is no such service"),
+        };
+        self.shared.status.metrics.services.refused(service, reason);
+        self.shared.trouble(trouble, |left_out| {
+            let service = log::escape(service.as_bytes());
+            let identity = self.membership.identity.as_ref().map(tracing::field::display);
+            tracing::warn!(service, identity, left_out, "a stream was refused: {why}");
+        });
     }
 
     pub(super) fn dialled(&mut self, id: Id, result: Result<Local, RefusalCode>) {

@@ -43,6 +43,8 @@ async fn fault_27_when_the_deadline_passes_services_are_reset_and_everything_is_
     dialer.cut();
     is_reset(&mut service).await;
     stage.is_empty().await;
+    assert_eq!(stage.told("sessions_ended"), ["sessions_ended_total{reason=\"expired\"} 1"]);
+    assert_eq!(stage.told("session_losses").len(), 1, "{:?}", stage.told("session_losses"));
     match dialer.connect().await {
         Err(No::Refused(refusal)) => assert_eq!(refusal.code, Code::Unknown),
         other => panic!("{other:?}"),

@@ -27,8 +27,11 @@ async fn a_service_is_known_by_its_name_and_by_nothing_else() {
         dialer.until(name, |it| it.seen(stream).refused == Some(RefusalCode::Service)).await;
     }
     assert_eq!(stage.gateway.clients().came, 0, "nobody was dialled");
+    let unknown = "streams_refused_total{reason=\"unknown\",service=\"(unknown)\"} 6";
+    assert_eq!(stage.told("streams_refused"), [unknown], "and no name of a peer's becomes a label");
     let stream = dialer.open("echo", b"x");
     dialer.until("the session goes on", |it| it.seen(stream).got == b"x").await;
+    assert_eq!(stage.told("streams_opened"), ["streams_opened_total{service=\"echo\"} 1"]);
 }
 
 #[tokio::test]
@@ -56,6 +59,8 @@ async fn services_are_looked_up_at_every_open_and_streams_that_stand_stay() {
     });
     let stream = dialer.open("new", b"x");
     dialer.until("not for this dialer", |it| it.seen(stream).refused == Some(RefusalCode::Service)).await;
+    assert_eq!(stage.told("denied"), ["streams_refused_total{reason=\"denied\",service=\"new\"} 1"]);
+    assert_eq!(stage.told("\"echo\""), [""; 0], "its series went with it");
 }
 
 #[tokio::test]
@@ -78,6 +83,8 @@ async fn a_service_that_is_down_refuses_only_its_own_streams() {
         })
         .await;
     eventually("their places are free", || stage.gateway.clients().open == 1).await;
+    let refused = |name: &str| format!("streams_refused_total{{reason=\"unreachable\",service=\"{name}\"}} 1");
+    assert_eq!(stage.told("streams_refused"), ["down", "nowhere"].map(refused));
 }
 
 #[tokio::test]

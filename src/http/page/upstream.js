@@ -242,8 +242,9 @@ function drawBody(b, u, whole, told, now, rates) {
     text(line.parts[2], (e.reason ? e.reason + ": " : "") + e.text + (e.link !== null && u.links.length > 1 ? " · link " + e.link : "") + (e.endpoint && u.endpoints.length > 1 ? " · " + e.endpoint : ""));
   });
   const listen = u.forwards.length ? u.forwards.map(f => (f.listen.join(", ") || "nothing") + " → " + f.service) : u.listen;
-  const away = u.endpoints.filter(e => !e.up).map(e => e.name), failures = shares(Object.fromEntries(Object.entries(u.dials).filter(([name]) => name !== "ok")));
-  text(b.facts, "Listens on " + (listen.join(", ") || "nothing") + (u.endpoints.length > 1 ? " · " + u.balance + " over " + u.endpoints.length + " endpoints" + (away.length ? ", without a link: " + away.join(", ") : "") : "")
+  const away = u.endpoints.filter(e => !e.up), namesOf = list => list.map(e => e.name).join(", ");
+  const failing = namesOf(away.filter(e => e.last_dial_failed)), reserve = namesOf(away.filter(e => !e.last_dial_failed)), failures = shares(Object.fromEntries(Object.entries(u.dials).filter(([name]) => name !== "ok")));
+  text(b.facts, "Listens on " + (listen.join(", ") || "nothing") + (u.endpoints.length > 1 ? " · " + u.balance + " over " + u.endpoints.length + " endpoints" + (failing ? ", failing: " + failing : "") + (reserve ? ", in reserve: " + reserve : "") : "")
     + " · silence of " + span(beats.interval_seconds) + " brings a beat, a dead link is known within " + span(u.detection_budget_seconds) + " · dials: " + count(u.dials.ok || 0) + " ok" + (failures ? ", failed: " + failures : "") + " · without a link for " + span(u.downtime_seconds) + " in all"
     + (u.learned_max_age_seconds === null ? "" : " · the server cuts idle connections: renewed after " + span(u.learned_max_age_seconds)) + (shares(c.closed) ? " · clients ended: " + shares(c.closed) : "") + " · at most " + count(c.limit) + " clients");
 }

@@ -72,6 +72,8 @@ pub struct EndpointReport {
     pub priority: u32,
     pub up: bool,
     pub losses: u64,
+    /// With `up` false: it is broken. `false` and not up: in reserve, never tried or tried with success.
+    pub last_dial_failed: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -166,6 +168,7 @@ pub(super) fn upstream_report(
                     priority: endpoint.priority,
                     up: seen.up,
                     losses: seen.losses,
+                    last_dial_failed: seen.last_dial_failed,
                 }
             })
             .collect(),

@@ -47,6 +47,17 @@ impl DialError {
         }
     }
 
+    /// The endpoint that was dialled, by its name in the configuration.
+    pub fn endpoint(&self) -> &str {
+        match self {
+            Self::Resolve { endpoint, .. }
+            | Self::Refused { endpoint, .. }
+            | Self::Timeout { endpoint, .. }
+            | Self::Tls { endpoint, .. }
+            | Self::Local { endpoint, .. } => endpoint,
+        }
+    }
+
     pub(super) fn connecting(endpoint: &Endpoint, address: impl ToString, within: Duration, source: io::Error) -> Self {
         let (endpoint, address) = (endpoint.name.clone(), address.to_string());
         if socket::is_local(&source) {

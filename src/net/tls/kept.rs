@@ -67,6 +67,11 @@ impl<C> Kept<C> {
         }
     }
 
+    /// Whether the files, when they were last looked at, held what cannot be used.
+    pub(super) fn is_behind(&self) -> bool {
+        self.told().is_some()
+    }
+
     fn told(&self) -> MutexGuard<'_, Option<(u64, Fault)>> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }

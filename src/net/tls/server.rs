@@ -47,6 +47,11 @@ impl ServerTls {
         self.kept.renew(Contents::read(&self.settings), load)
     }
 
+    /// Whether the files, when they were last read, held what cannot be used: older content is in force then.
+    pub fn is_behind(&self) -> bool {
+        self.kept.is_behind()
+    }
+
     /// Shakes hands with a dialer. The caller sets the limit of time; dropping the future closes the connection.
     /// [`explain`] says what an error means. With a `client_ca_file` the wire has an identity.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<Wire> {

@@ -172,6 +172,9 @@ impl LinkTask {
     pub(super) fn tell_dial_failed(&mut self, id: AttemptId, outcome: DialOutcome, why: String) {
         self.hub.status.metrics.dial(outcome);
         let endpoint = self.ways.get(&id).map(|way| way.endpoint.name.clone());
+        if let Some(endpoint) = &endpoint {
+            self.hub.endpoint_series.with(endpoint, |metrics| metrics.dialled(outcome));
+        }
         // The same trouble once more is a count, not a line.
         if self.last_error.as_deref() != Some(&why) {
             tracing::warn!(
@@ -235,6 +238,7 @@ impl LinkTask {
     pub(super) fn tell_up(&mut self, way: &Way, resumed: bool, planned: Option<LossReason>, again: u64) {
         let metrics = self.hub.status.metrics.clone();
         metrics.dial(DialOutcome::Ok);
+        self.hub.endpoint_series.with(&way.endpoint.name, |metrics| metrics.dialled(DialOutcome::Ok));
         metrics.dial_duration.observe(clock::since(way.begun).as_secs_f64());
         metrics.changed();
         metrics.last_received.set(unix_now());

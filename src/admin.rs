@@ -71,22 +71,21 @@ pub async fn serve(listener: AdminListener, commands: Arc<dyn Commands>, end: Ca
         let place = places.clone().try_acquire_owned();
         let peer = stream.peer_cred().map(|peer| peer.uid());
         tokio::spawn(async move {
-            tokio::select! {
-                () = end.cancelled() => {}
-                () = serve_one(stream, peer, owner, place.is_ok(), &*commands) => {}
-            }
+            serve_one(stream, peer, owner, place.is_ok(), &*commands, &end).await;
             drop(place);
         });
     }
 }
 
-/// `peer`: the uid of who asks, as the kernel tells it.
+/// `peer`: the uid of who asks, as the kernel tells it. Who has asked is answered even after `end`: what was asked may be
+/// what ends this socket.
 async fn serve_one(
     mut stream: UnixStream,
     peer: io::Result<u32>,
     owner: u32,
     has_place: bool,
     commands: &dyn Commands,
+    end: &CancellationToken,
 ) {
     let answer = match peer {
         Ok(uid) if !may_command(uid, owner) => {
@@ -98,7 +97,7 @@ async fn serve_one(
             Answer::refused("the kernel does not tell who is asking".to_owned())
         }
         Ok(_) if !has_place => Answer::refused(format!("{CONNECTIONS} admin connections are open; try again")),
-        Ok(_) => match timeout(LINE_WITHIN, request_line(&mut stream)).await {
+        Ok(_) => match timeout(LINE_WITHIN, asked(&mut stream, end)).await {
             Ok(Ok(Some(line))) => answer(&line, commands).await,
             Ok(Ok(None)) => Answer::refused(format!("a request is one line of at most {REQUEST_LIMIT} bytes")),
             Ok(Err(_)) => return,
@@ -111,6 +110,15 @@ async fn serve_one(
         stream.shutdown().await
     })
     .await;
+}
+
+/// The request. Errors: the client closed before the line ended, or nobody answers here any more.
+async fn asked(stream: &mut UnixStream, end: &CancellationToken) -> io::Result<Option<Vec<u8>>> {
+    tokio::select! {
+        biased;
+        line = request_line(stream) => line,
+        () = end.cancelled() => Err(io::ErrorKind::Interrupted.into()),
+    }
 }
 
 /// Root, or the user this process runs as.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use crate::app::{EXIT_CONFIG, environment};
 use crate::cli::{self, CheckArgs, get};
+use crate::config::told::Met;
 use crate::config::{self, Config};
 use crate::net::kernel;
 
@@ -59,8 +60,8 @@ fn against(url: &str, new: &Config) -> ExitCode {
     };
     let changes = config::diff(&old, new);
     println!("#\n# a reload of {url} would change {}", if changes.is_empty() { "nothing" } else { "this:" });
-    for change in changes {
-        println!("#   {change}");
+    for line in config::told::lines(&changes, |_| Met::default(), new.drain.timeout) {
+        println!("#   {line}");
     }
     ExitCode::from(cli::OK)
 }

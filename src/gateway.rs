@@ -148,14 +148,14 @@ impl Gateway {
             Ok(None) => None,
             Ok(Some(token)) => {
                 shared.files.store(Arc::new(Files { token: Some(token), ..Files::clone(&files) }));
-                reread.push(("the token", None));
+                reread.push(("token file", None));
                 None
             }
             Err(fault) => Some(fault),
         };
         let mut told = locked(&self.token_fault);
         if fault.is_some() && *told != fault {
-            reread.push(("the token", fault.clone()));
+            reread.push(("token file", fault.clone()));
         }
         *told = fault;
         reread

@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::admin::AdminListener;
+use crate::config::told::Met;
 use crate::config::{self, Config, ListenAddress};
 use crate::lifecycle::Clients;
 use crate::link::drill;
@@ -123,22 +124,30 @@ impl Running {
         for line in self.passed.are_named(&addresses(&wanted, &new)) {
             tracing::warn!("{line}");
         }
-        let lines = changes.iter().map(|change| self.tell(change)).collect();
+        let lines = config::told::lines(&changes, |change| self.met(change, &new), new.drain.timeout);
         self.config = new;
         Ok(Applied { lines, admin })
     }
 
     /// Reads changed TLS files again. Errors are told and counted here; the old files stay in use.
     pub fn reload_files(&self) -> Vec<String> {
-        let mut reread = self.upstreams.reload_files(&self.status.metrics);
-        reread.extend(self.far_end.reload_files().into_iter().map(|reread| ("gateway".to_owned(), reread)));
         let mut lines = Vec::new();
-        for (name, Reread { what, fault }) in reread {
+        for (name, Reread { what, fault }) in self.upstreams.reload_files(&self.status.metrics) {
             if let Some(fault) = fault {
                 self.status.metrics.tls_reload_failures.inc();
                 tracing::error!(upstream = name, "changed {what} cannot be used, the old ones stay: {fault}");
+            } else if self.config.upstreams.get(&name).is_some_and(|upstream| upstream.tunnel.is_some()) {
+                lines.push(format!("{name}: {what} changed, next dial, {}", config::MOVES));
             } else {
                 lines.push(format!("{name}: {what} changed, next dial"));
+            }
+        }
+        for Reread { what, fault } in self.far_end.reload_files() {
+            if let Some(fault) = fault {
+                self.status.metrics.tls_reload_failures.inc();
+                tracing::error!("gateway: changed {what} cannot be used, the old ones stay: {fault}");
+            } else {
+                lines.push(format!("gateway: {what} changed, next dial"));
             }
         }
         lines
@@ -216,19 +225,20 @@ impl Running {
         }
     }
 
-    /// `chat: heartbeat.interval 5s → 3s, live, 2 links kept`.
-    fn tell(&self, change: &config::Change) -> String {
-        let kept = match &change.upstream {
-            Some(name) if change.class == config::Class::Live && !change.is_added() && !change.is_removed() => {
-                self.upstreams.links_of(name)
-            }
-            _ => None,
-        };
-        match kept {
-            Some(1) => format!("{change}, 1 link kept"),
-            Some(links) => format!("{change}, {links} links kept"),
-            None => change.to_string(),
+    /// What a change to `new`, which has been made, has met.
+    fn met(&self, change: &config::Change, new: &Config) -> Met {
+        let Some(name) = &change.upstream else { return Met::default() };
+        if change.is_removed() || change.class == config::Class::Replace {
+            return Met { kept: None, clients: self.upstreams.leaving_clients(name) };
         }
+        let is_live = change.class == config::Class::Live && !change.is_added();
+        let links = if is_live { self.upstreams.links_of(name) } else { None };
+        // Those that a smaller pool lets go may be there yet.
+        let stay = new.upstreams.get(name).map_or(usize::MAX, |upstream| match change.key.as_str() {
+            "pool.size" => upstream.pool.size,
+            _ => usize::MAX,
+        });
+        Met { kept: links.map(|links| links.min(stay)), clients: 0 }
     }
 }
 

@@ -20,7 +20,7 @@ use super::address;
 use super::files::Files;
 use super::keys::{Mode, Scope};
 use super::listeners::Listening;
-use super::read::{Layer, Ratio, Reader};
+use super::read::{Layer, Origin, Ratio, Reader};
 use super::report::{Basis, Problem};
 use super::tree::{Table, Tree};
 use super::units::show_duration;
@@ -43,6 +43,8 @@ pub(super) struct Checked {
     pub config: Config,
     pub warnings: Vec<Problem>,
     pub files: Vec<PathBuf>,
+    /// Where each value was written, by its full path.
+    pub origins: BTreeMap<String, Origin>,
 }
 
 /// Reads everything. What is wrong is told to `reader`.
@@ -64,9 +66,10 @@ pub(super) fn check(reader: &mut Reader<'_>, tree: &Tree<'_>) -> Checked {
     check.listening.tell_clashes(check.reader);
     check.listening.tell_loops(check.reader);
     let config = Config { http, admin, log, drain, upstreams, gateway: gateway.map(Arc::new) };
-    let Check { mut warnings, files, .. } = check;
+    let Check { reader, mut warnings, files, .. } = check;
     warnings.extend(files.warnings);
-    Checked { config, warnings, files: files.named.into_iter().collect() }
+    let origins = std::mem::take(&mut reader.origins);
+    Checked { config, warnings, files: files.named.into_iter().collect(), origins }
 }
 
 struct Check<'r, 's> {

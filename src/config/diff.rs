@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::keys::{Class, Scope};
 use super::values::{Value, Values, of_forward, of_service, of_top, of_upstream};
-use super::{Config, Forward, Gateway, Upstream};
+use super::{Config, Forward, Gateway, ListenAddress, Upstream};
 
 /// One key with another value, or an upstream, a forward, the gateway or a service that came or went.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,12 +19,16 @@ pub struct Change {
     pub old: String,
     pub new: String,
     pub class: Class,
+    /// What else it brings about, for people; empty: nothing.
+    pub brings: String,
     /// It came or went.
     whole: bool,
 }
 
 /// The key of a change that is a whole upstream.
 const WHOLE: &str = "upstream";
+/// What a tunnel does about something that holds from the next dial: it dials.
+pub const MOVES: &str = "its sessions move to new connections";
 const ABSENT: &str = "absent";
 const PRESENT: &str = "present";
 
@@ -47,8 +51,21 @@ impl Change {
             old: old.to_owned(),
             new: new.to_owned(),
             class,
+            brings: String::new(),
             whole: true,
         }
+    }
+
+    /// The change without the upstream that it is of: `heartbeat.interval 5s → 3s, live`.
+    pub(super) fn of_any(&self) -> String {
+        let Self { key, old, new, class, brings, .. } = self;
+        let verb = if new == PRESENT { "added" } else { "removed" };
+        let told = match (self.whole, key == WHOLE) {
+            (true, true) => verb.to_owned(),
+            (true, false) => format!("{key} {verb}, {class}"),
+            (false, _) => format!("{key} {old} → {new}, {class}"),
+        };
+        if brings.is_empty() { told } else { format!("{told}, {brings}") }
     }
 }
 
@@ -58,12 +75,7 @@ impl fmt::Display for Change {
         if let Some(upstream) = &self.upstream {
             write!(f, "{upstream}: ")?;
         }
-        let verb = if self.new == PRESENT { "added" } else { "removed" };
-        match (self.whole, self.key == WHOLE) {
-            (true, true) => f.write_str(verb),
-            (true, false) => write!(f, "{} {verb}, {}", self.key, self.class),
-            (false, _) => write!(f, "{} {} → {}, {}", self.key, self.old, self.new, self.class),
-        }
+        f.write_str(&self.of_any())
     }
 }
 
@@ -129,13 +141,39 @@ fn of_one(name: &str, old: &Upstream, new: &Upstream) -> Vec<Change> {
     if old.tls.is_some() != new.tls.is_some() {
         changes.retain(|change| !change.key.starts_with("tls."));
     }
+    for change in &mut changes {
+        change.brings = brings(&change.key, old, new);
+    }
     if let (Some(old), Some(new)) = (&old.tunnel, &new.tunnel) {
         changes.extend(of_forwards(name, &old.forwards, &new.forwards));
     }
     changes
 }
 
-/// A forward with the same listeners is the same forward.
+/// What a changed key of an upstream brings about beside its class.
+fn brings(key: &str, old: &Upstream, new: &Upstream) -> String {
+    let is_tunnel = new.tunnel.is_some();
+    match key {
+        "endpoints" => {
+            let stays = |name: &str| new.endpoints.iter().any(|endpoint| endpoint.name == name);
+            let gone: Vec<_> =
+                old.endpoints.iter().map(|endpoint| endpoint.name.as_str()).filter(|name| !stays(name)).collect();
+            if gone.is_empty() { String::new() } else { format!("links to {} are let go", gone.join(", ")) }
+        }
+        "pool.size" => match old.pool.size.saturating_sub(new.pool.size) {
+            0 => String::new(),
+            1 => "1 link let go".to_owned(),
+            gone => format!("{gone} links let go"),
+        },
+        _ if is_tunnel && (key == "token_file" || key.starts_with("tls") || key.starts_with("resume.")) => {
+            MOVES.to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
+/// A forward with the same listeners is the same forward. One at port 0 is known by its service: another one gets another
+/// port.
 fn of_forwards(upstream: &str, old: &[Forward], new: &[Forward]) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut left: Vec<&Forward> = old.iter().collect();
@@ -148,7 +186,10 @@ fn of_forwards(upstream: &str, old: &[Forward], new: &[Forward]) -> Vec<Change> 
         }
     }
     came.retain(|forward| {
-        let Some(at) = left.iter().position(|before| before.listen == forward.listen) else { return true };
+        let is_same = |before: &&Forward| {
+            before.listen == forward.listen && (before.service == forward.service || !has_any_port(forward))
+        };
+        let Some(at) = left.iter().position(is_same) else { return true };
         let (before, after) = (of_forward(left.swap_remove(at)), of_forward(forward));
         let listen = words_of(&after, "listen");
         for change in of_values(Some(upstream), Scope::Forward, "", &before, &after) {
@@ -168,6 +209,11 @@ fn of_forwards(upstream: &str, old: &[Forward], new: &[Forward]) -> Vec<Change> 
         }
     }
     changes
+}
+
+/// The kernel picks one of its ports.
+fn has_any_port(forward: &Forward) -> bool {
+    forward.listen.iter().any(|listen| matches!(listen, ListenAddress::Tcp(address) if address.port() == 0))
 }
 
 fn value_of(values: &Values, key: &str) -> Option<Value> {
@@ -191,6 +237,7 @@ fn of_values(upstream: Option<&str>, scope: Scope, prefix: &str, old: &Values, n
             new: words_of(new, key),
             // `tls` as a whole has no row; it is read when dialling, like its keys.
             class: scope.key(key).map_or(Class::NextDial, |key| key.class),
+            brings: String::new(),
             whole: false,
         })
         .collect()
@@ -288,7 +335,11 @@ mod tests {
         );
         let free = |service: &str| forward(0, &format!("service = \"{service}\""));
         let two = |a: &str, b: &str| format!("{}, {}", free(a), free(b));
-        assert_eq!(told(&two("a", "b"), &two("b", "c")), ["chat: forward 127.0.0.1:0 → a → c, live"]);
+        assert_eq!(
+            told(&two("a", "b"), &two("b", "c")),
+            ["chat: forward 127.0.0.1:0 → a removed, rebind", "chat: forward 127.0.0.1:0 → c added, rebind"],
+            "the port is the service's"
+        );
     }
 
     #[test]
@@ -335,7 +386,20 @@ mod tests {
         let other = tunnel(&dir, "forwards = [{ listen = \"unix:/a\", service = \"a\" }]\nresume.buffer = \"1MiB\"");
         assert_eq!(told("", &other), ["chat: mode direct → tunnel, replace"]);
         let deadline = format!("{other}resume.deadline = \"5s\"");
-        assert_eq!(told(&other, &deadline), ["chat: resume.deadline 1m → 5s, live"]);
+        let moves = "its sessions move to new connections";
+        assert_eq!(told(&other, &deadline), [format!("chat: resume.deadline 1m → 5s, next dial, {moves}")]);
+    }
+
+    #[test]
+    fn what_a_change_brings_about_is_told_with_it() {
+        let pool = |size: u32| format!("pool.size = {size}");
+        assert_eq!(told(&pool(4), &pool(2)), ["chat: pool.size 4 → 2, live, 2 links let go"]);
+        assert_eq!(told(&pool(2), &pool(4)), ["chat: pool.size 2 → 4, live"]);
+        let endpoints = |list: &str| format!("[upstreams.chat]\nlisten = \"127.0.0.1:7000\"\nendpoints = [{list}]");
+        assert_eq!(
+            told(&endpoints("\"a:1\", \"b:1\""), &endpoints("\"b:1\", \"c:1\"")),
+            ["chat: endpoints a:1, b:1 → b:1, c:1, next dial, links to a:1 are let go"]
+        );
     }
 
     #[test]

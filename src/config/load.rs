@@ -34,20 +34,19 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
     parse(&path.display().to_string(), &bytes, env)
 }
 
+/// The admin socket that a file names, even one that cannot be used otherwise. `None`: it names none that can be.
+pub fn admin_socket(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let bytes = files::read(path).ok()?;
+    let source = readable(&path.display().to_string(), &bytes).ok()?;
+    let (checked, _) = checked(&source, env);
+    checked.config.admin.map(|admin| admin.socket)
+}
+
 /// The same for text that is no file, called `name` in messages. Files it names are looked at all the same.
 pub fn parse(name: &str, text: impl AsRef<[u8]>, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Report> {
     let bytes = text.as_ref();
     let source = readable(name, bytes)?;
-    let readable = Readable::new(&source);
-    let syntax = readable.parse(&source);
-    let (tree, unknown) = tree::sort(&source, syntax.tree.get_ref());
-    let mut reader = Reader::new(&source, env);
-    let Checked { config, mut warnings, files } = check(&mut reader, &tree);
-    let origins = std::mem::take(&mut reader.origins);
-    let mut problems = unknown;
-    problems.extend(reader.into_problems());
-    tree::trust(&mut problems, &syntax.problems, syntax.lost_from);
-    problems.extend(syntax.problems);
+    let (Checked { config, mut warnings, files, origins }, mut problems) = checked(&source, env);
     // An error elsewhere may be all that is told for an upstream that is then missing.
     if problems.iter().any(|problem| problem.basis != Basis::Whole) {
         problems.retain(|problem| problem.basis != Basis::Whole || !problem.places.is_empty());
@@ -58,6 +57,19 @@ pub fn parse(name: &str, text: impl AsRef<[u8]>, env: &dyn Fn(&str) -> Option<St
     }
     problems.sort_by_key(Problem::order);
     Err(Report { problems, files })
+}
+
+/// What a text says, as far as it says something, and every problem with it.
+fn checked(source: &Source, env: &dyn Fn(&str) -> Option<String>) -> (Checked, Vec<Problem>) {
+    let readable = Readable::new(source);
+    let syntax = readable.parse(source);
+    let (tree, mut problems) = tree::sort(source, syntax.tree.get_ref());
+    let mut reader = Reader::new(source, env);
+    let checked = check(&mut reader, &tree);
+    problems.extend(reader.into_problems());
+    tree::trust(&mut problems, &syntax.problems, syntax.lost_from);
+    problems.extend(syntax.problems);
+    (checked, problems)
 }
 
 /// The text, if it is of a size and kind that can be a configuration.

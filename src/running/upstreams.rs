@@ -179,6 +179,12 @@ impl Upstreams {
         self.running.get(upstream).map(|upstream| upstream.status().links().len())
     }
 
+    /// Clients of those that were removed under this name, while they may stay.
+    pub fn leaving_clients(&self, upstream: &str) -> usize {
+        let of_it = self.leaving.iter().filter(|leaving| leaving.status().name == upstream);
+        of_it.map(|leaving| leaving.clients()).sum()
+    }
+
     /// Clients of all, removed ones included while theirs may stay.
     pub fn clients(&self) -> Clients {
         let mut clients = Clients::default();

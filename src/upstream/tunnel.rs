@@ -21,10 +21,14 @@ use crate::tunnel::slot::order;
 use crate::tunnel::token;
 use crate::workers::restarted;
 
+const TOKEN: &str = "token file";
+
 /// A running upstream in tunnel mode.
 pub struct Tunnel {
     hub: Arc<Hub>,
     doors: Mutex<Vec<(config::Forward, Arc<Door>)>>,
+    /// Why the token's file could not be used when it was last read: told once.
+    token_fault: Mutex<Option<String>>,
     stop: CancellationToken,
 }
 
@@ -39,7 +43,8 @@ impl Tunnel {
         drain: watch::Receiver<Duration>,
     ) -> Self {
         let hub = Hub::new(settings, process, resolver, workers);
-        let tunnel = Self { hub: hub.clone(), doors: Mutex::default(), stop: CancellationToken::new() };
+        let (doors, token_fault, stop) = (Mutex::default(), Mutex::default(), CancellationToken::new());
+        let tunnel = Self { hub: hub.clone(), doors, token_fault, stop };
         tunnel.store(files);
         tunnel.open_doors(settings);
         let stop = tunnel.stop.clone();
@@ -82,6 +87,11 @@ impl Wing for Tunnel {
         if old.retry != settings.retry || old.endpoints != settings.endpoints {
             self.hub.retry();
         }
+        // The gateway hears of it in a hello, and until then holds by what it was told.
+        let resume = |upstream: &config::Upstream| upstream.tunnel.as_ref().map(|tunnel| tunnel.resume);
+        if resume(&old) != resume(settings) {
+            self.hub.tell_all(order::MOVE);
+        }
     }
 
     fn take_files(&self, files: Files) {
@@ -105,14 +115,20 @@ impl Wing for Tunnel {
         }
         if let Some(path) = self.hub.current().tunnel.as_ref().and_then(|tunnel| tunnel.token_file.clone()) {
             let old = self.hub.credentials.token.load_full();
-            match token::read(&path) {
-                Ok(token) if old.as_deref().is_some_and(|old| old.is_same(&token)) => {}
+            let fault = match token::read(&path) {
+                Ok(token) if old.as_deref().is_some_and(|old| old.is_same(&token)) => None,
                 Ok(token) => {
                     self.hub.credentials.token.store(Some(Arc::new(token)));
-                    reread.push(Reread { what: "token", fault: None });
+                    reread.push(Reread { what: TOKEN, fault: None });
+                    None
                 }
-                Err(fault) => reread.push(Reread { what: "token", fault: Some(fault) }),
+                Err(fault) => Some(fault),
+            };
+            let mut told = self.token_fault.lock().unwrap_or_else(PoisonError::into_inner);
+            if fault.is_some() && *told != fault {
+                reread.push(Reread { what: TOKEN, fault: fault.clone() });
             }
+            *told = fault;
         }
         // A planned move: the same session goes on over a connection made with the new files.
         if reread.iter().any(|reread| reread.fault.is_none()) {

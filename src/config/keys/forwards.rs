@@ -24,6 +24,6 @@ pub(super) static KEYS: &[Key] = &[
         Kind::Networks,
         DefaultValue::Empty,
         Live,
-        "Tunnel: networks whose clients begin with a PROXY protocol header, as in [\"10.0.0.0/8\"].",
+        "Tunnel: networks whose clients begin with a PROXY protocol header, as in [\"10.0.0.0/8\"]; not for unix sockets.",
     ),
 ];

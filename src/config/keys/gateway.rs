@@ -12,12 +12,12 @@ pub(super) static KEYS: &[Key] = &[
         Rebind,
         "Where tunnels arrive; an address or a list.",
     ),
-    key("gateway.name", Kind::Text, DefaultValue::Unset, Live, "Told to dialers; the host's name if not set."),
+    key("gateway.name", Kind::Text, DefaultValue::Unset, NextDial, "Told to dialers; the host's name if not set."),
     key(
         "gateway.advertise",
         Kind::Address,
         DefaultValue::Unset,
-        Live,
+        NextDial,
         "Where this very instance is reached, when others share the address of listen; used under TLS only.",
     ),
     key(
@@ -99,14 +99,14 @@ pub(super) static KEYS: &[Key] = &[
         "gateway.resume.deadline",
         DEADLINE,
         DefaultValue::Time(ms(60_000)),
-        Live,
+        NextDial,
         "How long a session waits for its next connection; the smaller of both ends holds.",
     ),
     key(
         "gateway.resume.buffer",
         BUFFER,
         DefaultValue::Size(16 * MIB),
-        Live,
+        NextDial,
         "Unacknowledged bytes kept a session; when full, services are no longer read.",
     ),
     key(

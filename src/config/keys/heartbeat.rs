@@ -52,6 +52,6 @@ pub(super) static KEYS: &[Key] = &[
         Kind::Choice(&["off", "line"]),
         DefaultValue::Word("off"),
         Live,
-        "Direct, line: beat between the lines of a text protocol while a client uses the connection.",
+        "Direct, line: beat between the lines of a text protocol while a client uses the connection. Switched on, it holds for new clients.",
     ),
 ];

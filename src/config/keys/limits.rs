@@ -1,6 +1,6 @@
 //! How many links an upstream keeps, how many clients it carries, and what a session may hold.
 
-use super::Class::Live;
+use super::Class::{Live, NextDial};
 use super::kind::{BUFFER, DEADLINE, GIB, HOUR, MANY, MIB, WEEK, count, ms, size, time_or_off};
 use super::{DefaultValue, Key, key};
 
@@ -46,14 +46,14 @@ pub(super) static KEYS: &[Key] = &[
         "upstreams.*.resume.deadline",
         DEADLINE,
         DefaultValue::Time(ms(60_000)),
-        Live,
+        NextDial,
         "Tunnel: how long a session outlives its connection; the smaller of both ends holds.",
     ),
     key(
         "upstreams.*.resume.buffer",
         BUFFER,
         DefaultValue::Size(16 * MIB),
-        Live,
+        NextDial,
         "Tunnel: unacknowledged bytes kept a session; when full, clients are no longer read.",
     ),
 ];

@@ -31,7 +31,7 @@ pub(super) static KEYS: &[Key] = &[
         Kind::Endpoints,
         DefaultValue::Required,
         NextDial,
-        "1 to 16 servers: host:port, [v6]:port, unix:/path (direct), or { address = …, priority = 2 }; priority 1 is best.",
+        "1 to 16 servers: host:port, [v6]:port, unix:/path (direct), or { address = …, priority = 2 }; priority 1 is best. Links to one that is taken away are let go.",
     ),
     key(
         "upstreams.*.balance",

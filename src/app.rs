@@ -103,9 +103,10 @@ pub fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// The admin socket that the file at `path` names; `None` also if the file cannot be used.
+/// The admin socket that the file at `path` names, be the rest of it usable or not: whoever asks an everlink to read its
+/// file has perhaps just broken it. `None`: none, as far as can be told.
 pub fn configured_admin(path: &Path) -> Option<PathBuf> {
-    config::load(path, &environment).ok()?.config.admin.map(|admin| admin.socket)
+    config::admin_socket(path, &environment)
 }
 
 fn started(
@@ -193,7 +194,7 @@ impl<'l> App<'l> {
         for warning in &loaded.warnings {
             tracing::warn!("{}", warning.line());
         }
-        if let Err(errors) = self.take(loaded) {
+        if let Err(errors) = self.take(loaded, false) {
             for error in errors {
                 tracing::error!("cannot start: {error}");
             }

@@ -403,7 +403,9 @@ fn the_log_changes_its_level_and_its_form_live() {
     eventually("applied", || program.reloads("applied") == 3.0);
     program.place.replace("wrong");
     eventually("told", || program.log().last().is_some_and(|line| line.starts_with('{') && line.contains("rejected")));
-    assert_eq!(program.logged("log.level info → warn"), 0, "the new level holds for its own news");
+    assert_eq!(program.logged("log.level info → warn"), 1, "a log that becomes quiet says why");
+    program.place.replace(&config("log = { level = \"info\" }"));
+    eventually("told", || program.logged("log.level warn → info") == 1);
 }
 
 /// A CA and a pair of files signed by it, through the openssl command.

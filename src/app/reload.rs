@@ -54,6 +54,7 @@ impl App<'_> {
 
     fn read_again(&mut self, cause: Cause) -> Answer {
         let mut lines = if cause == Cause::Asked { self.running.reload_files() } else { Vec::new() };
+        lines.iter().for_each(|line| tracing::info!("{line}"));
         let loaded = match config::load(&self.path, &environment) {
             Ok(loaded) => loaded,
             Err(report) => {
@@ -61,10 +62,11 @@ impl App<'_> {
                 return self.reject(cause, report.to_string(), &report.first_line(), report.lines());
             }
         };
-        if loaded.hash != self.hash || loaded.config != *self.running.config() {
+        let is_edited = loaded.hash != self.hash;
+        if is_edited || loaded.config != *self.running.config() {
             let warnings: Vec<_> = loaded.warnings.iter().map(config::Problem::line).collect();
             let files = loaded.files.clone();
-            match self.take(loaded) {
+            match self.take(loaded, true) {
                 Ok(changes) => lines.extend(changes),
                 Err(errors) => {
                     self.watch_too(&files);
@@ -76,15 +78,36 @@ impl App<'_> {
                 tracing::warn!("{warning}");
             }
         }
-        self.rejected = None;
+        let was_rejected = self.rejected.take().is_some();
         if lines.is_empty() {
-            tracing::info!("configuration unchanged");
-            return self.outcome(ReloadOutcome::Unchanged, lines);
-        }
-        for line in &lines {
-            tracing::info!("configuration applied: {line}");
+            let why = match () {
+                () if was_rejected => "what was rejected is put right",
+                () if is_edited => "the file was edited, and means the same",
+                () => {
+                    tracing::info!("configuration unchanged");
+                    return self.outcome(ReloadOutcome::Unchanged, lines);
+                }
+            };
+            tracing::info!("configuration unchanged: {why}");
+            return self.outcome(ReloadOutcome::Unchanged, vec![why.to_owned()]);
         }
         self.outcome(ReloadOutcome::Applied, lines)
+    }
+
+    /// Takes the log's own settings, and tells what was applied: a log that becomes quiet says why, and one that becomes
+    /// loud does so, too.
+    fn tell_applied(&self, lines: &[String], log: &config::Log) {
+        self.log.set_format(log.format);
+        let tell = || lines.iter().for_each(|line| tracing::info!("configuration applied: {line}"));
+        let is_heard = tracing::enabled!(tracing::Level::INFO);
+        if is_heard {
+            tell();
+        }
+        // The level was checked with the file.
+        let _ = self.log.set_level(&log.level);
+        if !is_heard {
+            tell();
+        }
     }
 
     /// The old configuration stays. The same trouble with the same content is told once, unless somebody asks.
@@ -111,14 +134,12 @@ impl App<'_> {
         });
     }
 
-    /// Puts a configuration in force; says what changed, or why not.
-    pub(super) fn take(&mut self, loaded: Loaded) -> Result<Vec<String>, Vec<String>> {
+    /// Puts a configuration in force; says what changed, or why not. `told`: what changed goes to the log.
+    pub(super) fn take(&mut self, loaded: Loaded, told: bool) -> Result<Vec<String>, Vec<String>> {
         let log = loaded.config.log.clone();
         let effective = config::show(&loaded);
         let applied = self.running.apply(loaded.config)?;
-        // The level was checked with the file.
-        let _ = self.log.set_level(&log.level);
-        self.log.set_format(log.format);
+        self.tell_applied(if told { &applied.lines } else { &[] }, &log);
         self.files.send_replace(loaded.files);
         if let Some(admin) = applied.admin {
             self.serve_admin(admin);

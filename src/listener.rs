@@ -134,15 +134,17 @@ pub struct BindError {
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { upstream, address, error } = self;
-        let cure = match error.kind() {
-            io::ErrorKind::AddrInUse => "; another program listens there: end it, or choose another port",
-            io::ErrorKind::PermissionDenied => {
-                "; ports below 1024 need CAP_NET_BIND_SERVICE, a path a writable directory"
-            }
-            io::ErrorKind::AddrNotAvailable => "; no interface of this machine has that address",
-            _ => "",
-        };
-        write!(f, "{upstream}: cannot listen on {address}: {error}{cure}")
+        write!(f, "{upstream}: cannot listen on {address}: {error}{}", cure(error))
+    }
+}
+
+/// What helps when an address could not be bound; empty: nothing that is known.
+pub fn cure(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; another program listens there: end it, or choose another port",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE, a path a writable directory",
+        io::ErrorKind::AddrNotAvailable => "; no interface of this machine has that address",
+        _ => "",
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
 
+use crate::listener::cure;
 use crate::net::socket;
 use crate::systemd::Passed;
 
@@ -60,7 +61,9 @@ impl Sockets {
                 Ok(listener) => {
                     prepared.bound.insert(*address, listener);
                 }
-                Err(error) => errors.push(format!("{}: cannot listen on {address}: {error}", self.key)),
+                Err(error) => {
+                    errors.push(format!("{}: cannot listen on {address}: {error}{}", self.key, cure(&error)));
+                }
             }
         }
         prepared

@@ -217,7 +217,7 @@ impl Running {
         match AdminListener::open(&admin.socket, &self.passed) {
             Ok(listener) => Some(Some(listener)),
             Err(error) => {
-                errors.push(format!("admin.socket: {error}"));
+                errors.push(error.to_string());
                 None
             }
         }

@@ -9,12 +9,15 @@ use crate::metrics::ReloadOutcome;
 struct Recorder {
     told: Mutex<Vec<String>>,
     slow: bool,
+    /// A reload may be what ends the socket.
+    ended: CancellationToken,
 }
 
 impl Commands for Recorder {
     fn reload(&self) -> Pending<'_> {
         Box::pin(async {
             self.told.lock().unwrap().push("reload".to_owned());
+            self.ended.cancel();
             if self.slow {
                 std::future::pending::<()>().await;
             }
@@ -160,4 +163,13 @@ async fn the_end_closes_the_socket_and_removes_its_file() {
     running.task.await.unwrap();
     assert!(!running.path.exists());
     assert_eq!(idle.read(&mut [0; 1]).await.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn who_has_asked_is_answered_after_the_end() {
+    let recorder = Recorder::default();
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    ours.write_all(b"{\"command\":\"reload\"}\n").await.unwrap();
+    serve_one(theirs, Ok(0), 0, true, &recorder, &recorder.ended).await;
+    assert!(told(ours).await.ok && recorder.ended.is_cancelled());
 }

@@ -317,7 +317,7 @@ fn fault_53_an_upstream_that_is_removed_ends_with_its_clients_and_its_session_wi
     talks(&mut client, b"until I am done");
     drop(client);
     wait_until("the session is over", || road.gateway().metric("everlink_gateway_sessions") == 0.0);
-    assert!(road.gateway().log().contains("\"done\""), "{}", road.gateway().log());
+    wait_until("told", || road.gateway().log().contains("\"done\""));
     wait_until("descriptors", || descriptors(road.gateway().id()) < before);
     wait_until("its series are gone", || road.sidecar.metrics().with_label("upstream", "site").is_empty());
 }

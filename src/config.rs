@@ -431,6 +431,8 @@ pub struct GatewayLimits {
     pub pending: usize,
     /// The share of one address in them. Default 64.
     pub pending_per_address: usize,
+    /// How long a stream waits for a service that cannot be reached; zero: not at all. 10 ms – 1 h, default 5 s.
+    pub wait: Duration,
 }
 
 /// A named target behind the gateway.

@@ -1,5 +1,5 @@
-//! The README is true: its configurations parse, its table of keys is the program's, its metrics exist, and the tests it
-//! names are there.
+//! The README and the pages it leads to are true: its configurations parse, the table of keys is the program's, the metrics
+//! exist, the tests that are named are there, and no link leads nowhere.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,8 +12,12 @@ use everlink::config::{
 };
 use everlink::metrics::Metrics;
 
+fn page(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect(path)
+}
+
 fn readme() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("README.md")
+    page("README.md")
 }
 
 fn blocks<'t>(text: &'t str, language: &str) -> Vec<&'t str> {
@@ -174,7 +178,7 @@ fn key_table() -> String {
 #[test]
 fn the_table_of_keys_is_the_programs() {
     let expected = key_table();
-    assert!(readme().contains(&expected), "write this into README.md under \"Every key\":\n{expected}");
+    assert!(page("src/config/README.md").contains(&expected), "write this into src/config/README.md:\n{expected}");
 }
 
 #[test]
@@ -212,7 +216,7 @@ fn every_metric_is_listed_and_every_listed_metric_exists() {
         .map(|family| family.name().to_owned())
         .filter(|name| name.starts_with("everlink_"))
         .collect();
-    let text = readme();
+    let text = page("src/metrics/README.md");
     let table = text.lines().filter(|line| line.starts_with("| `everlink_"));
     let listed: BTreeSet<String> = table
         .flat_map(|line| line.split('`').skip(1).step_by(2))
@@ -227,7 +231,7 @@ fn the_tests_it_names_are_there() {
     let mut sources = String::new();
     collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"), &mut sources);
     collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut sources);
-    let text = readme();
+    let text = readme() + &page("tests/SURVIVES.md");
     let named: Vec<_> = text
         .split('`')
         .skip(1)
@@ -247,6 +251,39 @@ fn collect(directory: &Path, into: &mut String) {
             collect(&path, into);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             into.push_str(&fs::read_to_string(path).expect("readable"));
+        }
+    }
+}
+
+/// The pages of this tree that a page leads to.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let targets = text.split("](").skip(1).chain(text.split("src=\"").skip(1)).chain(text.split("srcset=\"").skip(1));
+    targets.filter_map(|rest| rest.split([')', '"', '#']).next()).filter(|to| !to.is_empty() && !to.contains("://"))
+}
+
+#[test]
+fn no_link_leads_nowhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages = Vec::new();
+    documents(root, &mut pages);
+    assert!(pages.len() > 12, "{pages:?}");
+    for page in pages {
+        let text = fs::read_to_string(&page).expect("readable");
+        let place = page.parent().expect("a folder");
+        for link in links(&text) {
+            assert!(place.join(link).exists(), "{}: {link}", page.display());
+        }
+    }
+}
+
+fn documents(directory: &Path, into: &mut Vec<std::path::PathBuf>) {
+    for entry in fs::read_dir(directory).expect("readable").flatten() {
+        let path = entry.path();
+        let name = entry.file_name();
+        if path.is_dir() && name != "target" && !name.to_string_lossy().starts_with('.') {
+            documents(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            into.push(path);
         }
     }
 }

@@ -17,8 +17,8 @@ mod real {
     mod chat;
     mod long_way;
     mod memcached;
-    mod nginx;
     mod names;
+    mod nginx;
     mod outages;
     mod postgres;
     mod prometheus;

@@ -306,6 +306,7 @@ fn each_key_does_what_its_class_promises() {
         edit("gateway.limits.memory", none, "\"2GiB\""),
         edit("gateway.limits.pending", none, "200"),
         edit("gateway.limits.pending_per_address", none, "60"),
+        edit("gateway.limits.wait", none, "\"2s\""),
         edit("gateway.resume.deadline", none, "\"2m\""),
         edit("gateway.resume.buffer", none, "\"8MiB\""),
         edit("gateway.services.*.address", &[("echo", Stay)], two),

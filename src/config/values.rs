@@ -158,6 +158,7 @@ fn of_gateway(gateway: &Gateway) -> Values {
         ("gateway.limits.memory", size(limits.memory)),
         ("gateway.limits.pending", plain(limits.pending)),
         ("gateway.limits.pending_per_address", plain(limits.pending_per_address)),
+        ("gateway.limits.wait", time_or_off(Some(limits.wait))),
         ("gateway.resume.deadline", time(resume.deadline)),
         ("gateway.resume.buffer", size(resume.buffer)),
     ]);

@@ -18,6 +18,10 @@ use crate::tunnel::driver::Local;
 
 /// For resolving and connecting together: the default of `retry.connect_timeout`.
 const WITHIN: Duration = Duration::from_secs(5);
+/// Between the first two dials of one stream, and the longest between any two: a server that is back is found within a
+/// second.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The service a peer asks for by `name`, if there is one and the peer may use it. The two are not told apart: who may
 /// not use a service need not learn that it exists.
@@ -30,19 +34,20 @@ pub fn find<'g>(gateway: &'g config::Gateway, name: &str, identity: Option<&Iden
     may.then_some(service)
 }
 
-/// Connects to `service` for a stream. Errors: what the peer is told; why, is in `tell`'s hands.
-/// Dropping the future closes the socket.
+/// Connects to `service` for a stream, and for as long as `wait` again when it cannot be reached: a server that restarts is
+/// back in a moment. Errors: what the peer is told; why, is in `tell`'s hands. Dropping the future closes the socket.
 pub async fn connect(
     service: Service,
     opening: &Opening,
     resolver: &Resolver,
+    wait: Duration,
     tell: impl FnOnce(&str),
 ) -> Result<Local, RefusalCode> {
     let Some(held) = Descriptors::shared().try_take(1) else {
         tell("no descriptor is left for it: raise the limit of this process (ulimit -n, LimitNOFILE)");
         return Err(RefusalCode::Limit);
     };
-    let dialled = match reach(&opening.service, &service.address, resolver).await {
+    let dialled = match reach_within(&opening.service, &service.address, resolver, wait).await {
         Ok(dialled) => dialled,
         Err(why) => {
             tell(&why);
@@ -61,24 +66,53 @@ pub async fn connect(
     Ok(Local { stream, guard: Box::new(held) })
 }
 
-async fn reach(name: &str, address: &Address, resolver: &Resolver) -> Result<Dialled, String> {
+/// Why a service is not reached.
+enum Unreached {
+    /// What it is may be over in a moment.
+    Perhaps(String),
+    /// It stays as it is until somebody mends it.
+    Never(String),
+}
+
+async fn reach_within(name: &str, address: &Address, resolver: &Resolver, wait: Duration) -> Result<Dialled, String> {
+    let end = Instant::now() + wait;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let why = match reach(name, address, resolver).await {
+            Ok(dialled) => return Ok(dialled),
+            Err(Unreached::Never(why)) => return Err(why),
+            Err(Unreached::Perhaps(why)) => why,
+        };
+        // Not all those who wait at once, as they came at once when the server went.
+        let spread = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
+        if Instant::now() + spread >= end {
+            return Err(why);
+        }
+        tracing::debug!(service = name, "a stream waits for its service: {why}");
+        tokio::time::sleep(spread).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn reach(name: &str, address: &Address, resolver: &Resolver) -> Result<Dialled, Unreached> {
     let deadline = Instant::now() + WITHIN;
     let target = Endpoint { name: name.to_owned(), address: address.clone(), priority: 1 };
     let options = DialOptions { connect_timeout: WITHIN, tls: None, known_as: None };
     let Address::Host { host, port } = address else {
         // A literal address is the operator's word.
-        return dial::dial(&target, &options, resolver).await.map_err(|error| error.to_string());
+        return dial::dial(&target, &options, resolver).await.map_err(|error| Unreached::Perhaps(error.to_string()));
     };
-    let answer = resolver.resolve(host, *port, WITHIN).await.map_err(|error| format!("{name}: {error}"))?;
-    let mut addresses = answer.addresses;
+    let answer = resolver.resolve(host, *port, WITHIN).await;
+    let mut addresses = answer.map_err(|error| Unreached::Perhaps(format!("{name}: {error}")))?.addresses;
     addresses.retain(|address| !is_off_limits(address.ip()));
     if addresses.is_empty() {
-        return Err(format!(
+        return Err(Unreached::Never(format!(
             "{name}: DNS leads {host} to link-local addresses only, where a host's metadata stands; write the address \
              itself if that is meant"
-        ));
+        )));
     }
-    dial::dial_any(&target, addresses, &options, deadline).await.map_err(|error| error.to_string())
+    let dialled = dial::dial_any(&target, addresses, &options, deadline).await;
+    dialled.map_err(|error| Unreached::Perhaps(error.to_string()))
 }
 
 /// AWS's metadata service; all others' are link-local.

@@ -80,6 +80,7 @@ pub fn gateway() -> Gateway {
             memory: 1 << 30,
             pending: 256,
             pending_per_address: 64,
+            wait: Duration::from_secs(5),
         },
         resume: resume(),
         services: Default::default(),

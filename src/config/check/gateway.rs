@@ -176,6 +176,7 @@ impl Check<'_, '_> {
             memory: memory.value,
             pending: count(self.reader.count(top, "gateway.limits.pending").value),
             pending_per_address: count(self.reader.count(top, "gateway.limits.pending_per_address").value),
+            wait: self.reader.time(top, "gateway.limits.wait").value.unwrap_or_default(),
         };
         let streams = u64::try_from(limits.streams).unwrap_or(u64::MAX);
         let least = resume.buffer.saturating_add(streams.saturating_mul(WINDOW_MIN));

@@ -1,7 +1,7 @@
 //! The gateway and its services.
 
 use super::Class::{Live, NextDial, Rebind};
-use super::kind::{BUFFER, DEADLINE, GIB, HOUR, Kind, MANY, MIB, count, ms, size, time};
+use super::kind::{BUFFER, DEADLINE, GIB, HOUR, Kind, MANY, MIB, count, ms, size, time, time_or_off};
 use super::{DefaultValue, Key, key};
 
 pub(super) static KEYS: &[Key] = &[
@@ -95,6 +95,13 @@ pub(super) static KEYS: &[Key] = &[
         DefaultValue::Count(64),
         Live,
         "The share of one address in them.",
+    ),
+    key(
+        "gateway.limits.wait",
+        time_or_off(ms(10), HOUR),
+        DefaultValue::Time(ms(5000)),
+        Live,
+        "How long a stream may wait for a service that cannot be reached.",
     ),
     key(
         "gateway.resume.deadline",

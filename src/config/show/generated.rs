@@ -223,14 +223,16 @@ fn gateway(files: &Files) -> BoxedStrategy<Gateway> {
         misses,
     });
     let many = || 1usize..=1_000_000;
-    let limits = (many(), many(), 1usize..=65_536, size(3 << 30..=1 << 40), many(), many()).prop_map(
-        |(sessions, sessions_per_identity, streams, memory, pending, pending_per_address)| GatewayLimits {
+    let wait = prop_oneof![Just(Duration::ZERO), ms(10..=3_600_000)];
+    let limits = (many(), many(), 1usize..=65_536, size(3 << 30..=1 << 40), many(), many(), wait).prop_map(
+        |(sessions, sessions_per_identity, streams, memory, pending, pending_per_address, wait)| GatewayLimits {
             sessions,
             sessions_per_identity,
             streams,
             memory,
             pending,
             pending_per_address,
+            wait,
         },
     );
     let address = prop_oneof![

@@ -23,7 +23,7 @@ impl Live {
             return self.driver.refuse(stream, RefusalCode::Service);
         };
         self.shared.came.fetch_add(1, Ordering::Relaxed);
-        let (service, shared) = (service.clone(), self.shared.clone());
+        let (service, shared, wait) = (service.clone(), self.shared.clone(), settings.limits.wait);
         let dial = self.dials.spawn(of_process(async move {
             let name = &opening.service;
             let tell = |why: &str| {
@@ -31,7 +31,7 @@ impl Live {
                     tracing::warn!(service = name, left_out, "a stream was refused: {}", log::printable(why));
                 });
             };
-            let connected = services::connect(service, &opening, &shared.resolver, tell).await;
+            let connected = services::connect(service, &opening, &shared.resolver, wait, tell).await;
             let counted = &shared.status.metrics.services;
             match &connected {
                 Ok(_) => counted.opened(name),

@@ -70,6 +70,7 @@ async fn a_service_that_is_down_refuses_only_its_own_streams() {
     let stage = Stage::set_with(|settings| {
         settings.services.insert("down".to_owned(), service(address));
         let path = Address::Unix("/nowhere/socket".into());
+        settings.limits.wait = Duration::ZERO;
         settings.services.insert("nowhere".to_owned(), Service { address: path, ..service(address) });
     })
     .await;
@@ -85,6 +86,38 @@ async fn a_service_that_is_down_refuses_only_its_own_streams() {
     eventually("their places are free", || stage.gateway.clients().open == 1).await;
     let refused = |name: &str| format!("streams_refused_total{{reason=\"unreachable\",service=\"{name}\"}} 1");
     assert_eq!(stage.told("streams_refused"), ["down", "nowhere"].map(refused));
+}
+
+#[tokio::test]
+async fn a_stream_waits_for_a_service_that_restarts() {
+    let (address, listener) = server().await;
+    drop(listener);
+    let (away, gone) = server().await;
+    drop(gone);
+    let stage = Stage::set_with(|settings| {
+        settings.services.insert("restarts".to_owned(), service(address));
+        settings.services.insert("away".to_owned(), service(away));
+        settings.limits.wait = Duration::from_secs(60);
+    })
+    .await;
+    let mut dialer = stage.dialer();
+    dialer.connect().await.expect("welcome");
+    let [restarts, stays] = ["restarts", "away"].map(|name| dialer.open(name, b"x"));
+    let shared = stage.gateway.shared.clone();
+    eventually("both are dialled", || shared.came.load(Ordering::Relaxed) == 2).await;
+    assert_eq!(dialer.seen(restarts).refused, None);
+    let back = tokio::net::TcpListener::bind(address).await.expect("its address again");
+    let served = tokio::spawn(async move {
+        let (mut client, _) = back.accept().await.expect("a client");
+        let mut byte = [0];
+        client.read_exact(&mut byte).await.expect("what was said meanwhile");
+        client.write_all(&byte).await.expect("answered");
+        client
+    });
+    dialer.until("one is served", |it| it.seen(restarts).got == b"x").await;
+    drop(served.await.expect("no panic"));
+    assert_eq!(dialer.seen(stays).refused, None, "the other waits on");
+    dialer.cut();
 }
 
 #[tokio::test]
@@ -189,7 +222,8 @@ async fn a_name_that_leads_to_link_local_addresses_only_is_not_followed() {
         let opening = Opening { window: 0, hops: 0, service: name.to_owned(), client: None, local: None };
         let mut told = String::new();
         let service = Service { address, ..service(echo) };
-        let reached = services::connect(service, &opening, &resolver, |why| told.push_str(why)).await;
+        let reached =
+            services::connect(service, &opening, &resolver, Duration::from_secs(60), |why| told.push_str(why)).await;
         (reached.map(|local| local.stream.is_plain()), told)
     };
     let (refused, why) = reach("rebound").await;

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod bounds;
 mod bytes;
 mod check;
 mod diff;

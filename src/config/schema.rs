@@ -5,14 +5,9 @@
 
 use serde_json::{Map, Value, json};
 
+use super::bounds::{ENDPOINTS_MAX, FORWARDS_MAX, LISTENERS_MAX, SERVICES_MAX, UPSTREAMS_MAX};
 use super::keys::{DefaultValue, Key, Kind, Scope};
 
-/// At most so many of each, as the checks have it.
-const UPSTREAMS: u64 = 1024;
-const ENDPOINTS: u64 = 16;
-const LISTENERS: u64 = 16;
-const FORWARDS: u64 = 256;
-const SERVICES: u64 = 1024;
 /// Names of upstreams and of services.
 const UPSTREAM_NAME: &str = "^[a-z0-9][a-z0-9_-]{0,62}$";
 const SERVICE_NAME: &str = "^[a-z0-9][a-z0-9_.-]{0,254}$";
@@ -34,7 +29,7 @@ pub fn schema() -> Value {
         json!({
             "description": "The services to keep links to, by name.",
             "type": "object",
-            "maxProperties": UPSTREAMS,
+            "maxProperties": UPSTREAMS_MAX,
             "propertyNames": { "pattern": UPSTREAM_NAME },
             "additionalProperties": upstream(),
         }),
@@ -125,7 +120,7 @@ fn upstream() -> Value {
             "description": "Tunnel: where clients arrive, and which service of the gateway they are led to.",
             "type": "array",
             "minItems": 1,
-            "maxItems": FORWARDS,
+            "maxItems": FORWARDS_MAX,
             "items": tables(Scope::Forward, true),
         }),
     );
@@ -150,7 +145,7 @@ fn services() -> Value {
         "description": "What the gateway leads to, by name: an address, or a table.",
         "type": "object",
         "minProperties": 1,
-        "maxProperties": SERVICES,
+        "maxProperties": SERVICES_MAX,
         "propertyNames": { "pattern": SERVICE_NAME },
         "additionalProperties": service,
     })
@@ -177,7 +172,7 @@ fn value(key: &Key) -> Value {
             let sizes = quantity(&["TiB", "GiB", "MiB", "KiB", "B"]);
             json!({ "type": "string", "pattern": format!("^({sizes})$|{VARIABLE}") })
         }
-        Kind::Listeners { .. } => one_or_more(json!({ "type": "string", "minLength": 1 }), LISTENERS),
+        Kind::Listeners { .. } => one_or_more(json!({ "type": "string", "minLength": 1 }), LISTENERS_MAX),
         Kind::Endpoints => {
             let priority = or_variable(json!({ "type": "integer", "minimum": 1, "maximum": 1_000_000 }), &[]);
             let mut endpoint = table();
@@ -186,7 +181,7 @@ fn value(key: &Key) -> Value {
             require(&mut endpoint, "address");
             properties(&mut endpoint).insert("address".to_owned(), json!({ "type": "string", "minLength": 1 }));
             properties(&mut endpoint).insert("priority".to_owned(), priority);
-            one_or_more(endpoint, ENDPOINTS)
+            one_or_more(endpoint, ENDPOINTS_MAX)
         }
         Kind::Texts | Kind::Networks => json!({ "type": ["string", "array"], "items": { "type": "string" } }),
     };
@@ -231,7 +226,7 @@ fn or_variable(plain: Value, words: &[&str]) -> Value {
 }
 
 /// One of these texts, or a list of them.
-fn one_or_more(one: Value, most: u64) -> Value {
+fn one_or_more(one: Value, most: usize) -> Value {
     json!({ "anyOf": [one.clone(), { "type": "array", "minItems": 1, "maxItems": most, "items": one }] })
 }
 

@@ -5,14 +5,11 @@ use std::ops::Range;
 use toml::de::DeValue;
 
 use super::{Check, shown};
+use crate::config::bounds::{ENDPOINTS_MAX, LISTENERS_MAX};
 use crate::config::listeners::Dialled;
 use crate::config::read::{Layer, Reader, Text};
 use crate::config::report::Problem;
 use crate::config::{Address, Endpoint, ListenAddress, address};
-
-const ENDPOINTS_MAX: usize = 16;
-/// Plenty for both families on several addresses.
-const LISTENERS_MAX: usize = 16;
 
 impl Check<'_, '_> {
     pub(super) fn listen_address(&mut self, text: &Text, key: &str) -> Option<ListenAddress> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::tunnel::WINDOW_MIN;
 use super::{Check, count};
+use crate::config::bounds::LISTENERS_MAX;
 use crate::config::listeners::GATEWAY;
 use crate::config::read::{Layer, Text};
 use crate::config::report::{Basis, Problem};
@@ -12,7 +13,6 @@ use crate::config::units::show_size;
 use crate::config::{Address, Beats, Endpoint, Gateway, GatewayLimits, ListenAddress, Resume, ServerTls, address};
 use crate::net::tls::server;
 
-const LISTENERS_MAX: usize = 16;
 /// It is told in the Welcome, with one byte of length.
 const NAME_MAX: usize = 255;
 

@@ -5,13 +5,12 @@ use std::ops::Range;
 
 use super::Check;
 use super::tunnel::{SERVICE_FORM, wrong_service};
+use crate::config::bounds::SERVICES_MAX;
 use crate::config::keys::Scope;
 use crate::config::listeners::{Dialled, GATEWAY};
 use crate::config::read::{Layer, quoted};
 use crate::config::report::{Basis, Problem};
 use crate::config::{Address, Service, address};
-
-const SERVICES_MAX: usize = 1024;
 
 impl Check<'_, '_> {
     /// `gateway` is where the gateway is written.

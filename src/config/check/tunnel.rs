@@ -3,14 +3,13 @@
 use ipnet::IpNet;
 
 use super::{Check, Settings, shown};
+use crate::config::bounds::FORWARDS_MAX;
 use crate::config::keys::{Mode, Scope};
 use crate::config::read::{Got, Layer, Text};
 use crate::config::report::{Basis, Problem};
 use crate::config::units::show_size;
 use crate::config::{Address, Endpoint, Forward, ListenAddress, Resume, Tunnel};
 
-/// Plenty of doors for one link, and a bound on what a file can ask to be bound.
-const FORWARDS_MAX: usize = 256;
 /// A stream's first window: what its sender may send before it hears of the other end.
 pub(super) const WINDOW_MIN: u64 = 16 << 10;
 /// Told with one byte of length in OPEN.

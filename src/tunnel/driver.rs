@@ -5,8 +5,8 @@
 //! the link was read into. Owners decide about connections (when to dial, whose claim holds); the driver owns heartbeats,
 //! acknowledgements, credit, fairness and the bounds.
 //!
-//! A turn: [`read`] the link and act upon what [arrived](arrivals), look after the [`streams`] whose sockets are [`ready`],
-//! [`write`] to the link, [`judge`] the connection and [`sweep`] the streams.
+//! A turn: `read` the link and act upon what arrived (`arrivals`), look after the `streams` whose sockets are `ready`,
+//! `write` to the link, `judge` the connection and `sweep` the streams.
 
 mod arrivals;
 mod attach;

@@ -44,7 +44,7 @@ impl Driver {
         self.session.is_used_up()
     }
 
-    /// The service of a stream that [`Event::Open`] told of is there. Late answers are dropped.
+    /// The service of a stream that [`Event::Open`](super::Event::Open) told of is there. Late answers are dropped.
     pub fn accept(&mut self, stream: u32, local: Local) {
         match self.session.get(stream) {
             Some(side) if side.stream.is_none() && !side.dead => {}
@@ -58,7 +58,7 @@ impl Driver {
         self.settle(stream, local);
     }
 
-    /// The service of a stream that [`Event::Open`] told of cannot be had.
+    /// The service of a stream that [`Event::Open`](super::Event::Open) told of cannot be had.
     pub fn refuse(&mut self, stream: u32, code: RefusalCode) {
         match self.session.get(stream) {
             Some(side) if side.dead => drop(self.session.release(stream)),

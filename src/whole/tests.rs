@@ -8,7 +8,7 @@ use crate::session::frame::Kind;
 use crate::session::hello::Code;
 use crate::session::{RefusalCode, ResetCode};
 
-/// Seeds of one test; there are two such tests. Raise it to search longer.
+/// Seeds of one test; what must happen now and then is given more of them. Raise it to search longer.
 const SEEDS: u64 = 100;
 
 /// What must have happened for a run to prove anything. A reset for an error is not among it: who says it has no connection
@@ -58,7 +58,7 @@ fn no_byte_is_lost_no_session_doubled_and_everybody_comes_back() {
 
 #[test]
 fn everything_that_may_happen_has_happened() {
-    let counts = run_all(SEEDS, 2 * SEEDS);
+    let counts = run_all(SEEDS, 6 * SEEDS);
     println!("{counts}");
     has_reached_everything(&counts);
 }

@@ -104,7 +104,7 @@ async fn a_stream_waits_for_a_service_that_restarts() {
     dialer.connect().await.expect("welcome");
     let [restarts, stays] = ["restarts", "away"].map(|name| dialer.open(name, b"x"));
     let shared = stage.gateway.shared.clone();
-    eventually("both are dialled", || shared.came.load(Ordering::Relaxed) == 2).await;
+    dialer.until("both are dialled", |_| shared.came.load(Ordering::Relaxed) == 2).await;
     assert_eq!(dialer.seen(restarts).refused, None);
     let back = tokio::net::TcpListener::bind(address).await.expect("its address again");
     let served = tokio::spawn(async move {

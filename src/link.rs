@@ -7,6 +7,7 @@ pub mod backoff;
 pub mod dial;
 pub mod drill;
 pub mod heartbeat;
+pub mod mailbox;
 pub mod names;
 mod race;
 pub mod resolve;

@@ -4,6 +4,7 @@
 
 mod attempt;
 pub mod claims;
+pub mod client;
 pub mod door;
 pub mod driver;
 pub mod hub;

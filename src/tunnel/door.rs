@@ -9,8 +9,8 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use super::client::Client;
 use super::hub::Hub;
-use super::slot::Client;
 use crate::clock;
 use crate::config;
 use crate::listener::client::Socket;

@@ -12,10 +12,12 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
-use super::slot::{Client, Slot, order};
+use super::client::Client;
+use super::slot::Slot;
 use crate::clock;
 use crate::config;
 use crate::link::drill::{self, Drill};
+use crate::link::mailbox::order;
 use crate::link::names::Led;
 use crate::link::resolve::Resolver;
 use crate::listener::Arrived;
@@ -132,12 +134,12 @@ impl Hub {
     }
 
     /// Tells one link, if it is still there.
-    pub fn tell(&self, link: u64, order: u8) {
+    pub fn tell(&self, link: u64, order: u16) {
         self.slots.load().iter().filter(|slot| slot.id == link).for_each(|slot| slot.tell(order));
     }
 
     /// Tells every link the same.
-    pub fn tell_all(&self, order: u8) {
+    pub fn tell_all(&self, order: u16) {
         self.slots.load().iter().for_each(|slot| slot.tell(order));
     }
 

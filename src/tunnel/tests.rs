@@ -17,10 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::hub::Hub;
 use super::keeper::Keeper;
-use super::slot::{Slot, order};
+use super::slot::Slot;
 use crate::config::{self, Address, Endpoint, Service};
 use crate::gateway::{self, Gateway};
 use crate::http::example;
+use crate::link::mailbox::order;
 use crate::link::resolve::Resolver;
 use crate::listener::Arrived;
 use crate::listener::client::Socket;

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Files, Reread, Wing};
 use crate::config;
 use crate::link::drill;
+use crate::link::mailbox::order;
 use crate::link::resolve::Resolver;
 use crate::listener::Arrivals;
 use crate::net::tls::ClientTls;
@@ -17,7 +18,6 @@ use crate::status::{Status, UpstreamStatus};
 use crate::tunnel::door::Door;
 use crate::tunnel::hub::Hub;
 use crate::tunnel::keeper::Keeper;
-use crate::tunnel::slot::order;
 use crate::tunnel::token;
 use crate::workers::restarted;
 

@@ -15,6 +15,7 @@ use super::streams::Users;
 use crate::config::{self, Address, Beats, Endpoint, Service};
 use crate::gateway::{Files, Gateway};
 use crate::http::example;
+use crate::link::mailbox::order;
 use crate::link::resolve::Resolver;
 use crate::listener::Arrived;
 use crate::listener::client::Socket;
@@ -24,7 +25,6 @@ use crate::net::stream::Stream;
 use crate::session::hello::Token;
 use crate::tunnel::hub::Hub;
 use crate::tunnel::keeper::Keeper;
-use crate::tunnel::slot::order;
 
 pub const MS: Duration = Duration::from_millis(1);
 pub const SECOND: Duration = Duration::from_secs(1);

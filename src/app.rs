@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-mod desk;
+mod commands;
 mod reload;
 
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ use crate::running::Running;
 use crate::status::Status;
 use crate::systemd::{Manager, Passed};
 use crate::workers::{Layout, Workers};
-use desk::{Asked, Desk};
+use commands::{Asked, ToApp};
 use reload::Cause;
 
 /// `EX_CONFIG` of sysexits.h.
@@ -322,7 +322,7 @@ impl<'l> App<'l> {
     fn serve_admin(&mut self, listener: Option<AdminListener>) {
         std::mem::take(&mut self.admin).cancel();
         if let Some(listener) = listener {
-            tokio::spawn(admin::serve(listener, Arc::new(Desk(self.asked.0.clone())), self.admin.clone()));
+            tokio::spawn(admin::serve(listener, Arc::new(ToApp(self.asked.0.clone())), self.admin.clone()));
         }
     }
 

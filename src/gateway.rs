@@ -16,6 +16,7 @@ mod accept;
 mod admit;
 mod files;
 mod handshake;
+mod log_limit;
 mod pending;
 mod refusals;
 mod services;
@@ -27,7 +28,6 @@ mod simulated;
 mod terms;
 #[cfg(test)]
 mod tests;
-mod told;
 
 pub use files::Files;
 

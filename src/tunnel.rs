@@ -5,8 +5,8 @@
 mod attempt;
 pub mod claims;
 pub mod client;
-pub mod door;
 pub mod driver;
+pub mod forward;
 pub mod hub;
 pub mod keeper;
 pub mod link;

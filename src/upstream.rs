@@ -1,7 +1,6 @@
-//! One upstream: a wing, and what the program asks of it.
+//! One upstream, and what the program asks of it, whichever its mode is: direct, to any server, or tunnel, to a gateway.
 //!
-//! A wing is one of the two ways to a far end: direct, to any server, or tunnel, to a gateway. What a wing reads from
-//! files is read first, which may fail; everything after that cannot.
+//! What it reads from files is read first, which may fail; everything after that cannot.
 
 #![forbid(unsafe_code)]
 
@@ -26,7 +25,7 @@ use crate::tunnel::token;
 use tunnel::Tunnel;
 
 /// A running upstream of either mode.
-pub trait Wing: Send + Sync {
+pub trait Upstream: Send + Sync {
     fn status(&self) -> &Arc<UpstreamStatus>;
 
     /// Whom its listeners bring their clients to, in the order of its forwards; in direct mode there is one.
@@ -113,8 +112,8 @@ pub struct Surroundings<'a> {
     pub drain: watch::Receiver<Duration>,
 }
 
-/// Starts an upstream in the wing of its mode.
-pub fn start(settings: &Arc<config::Upstream>, files: Files, around: Surroundings<'_>) -> Arc<dyn Wing> {
+/// Starts an upstream in its mode.
+pub fn start(settings: &Arc<config::Upstream>, files: Files, around: Surroundings<'_>) -> Arc<dyn Upstream> {
     let Surroundings { status, resolver, workers, drain } = around;
     match &settings.tunnel {
         None => Arc::new(Direct::start(settings, status, resolver, workers, files.tls, drain)),

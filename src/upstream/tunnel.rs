@@ -1,4 +1,4 @@
-//! Tunnel mode as a wing.
+//! An upstream in tunnel mode.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Files, Reread, Wing};
+use super::{Files, Reread, Upstream};
 use crate::config;
 use crate::link::drill;
 use crate::link::mailbox::order;
@@ -15,7 +15,7 @@ use crate::link::resolve::Resolver;
 use crate::listener::Arrivals;
 use crate::net::tls::ClientTls;
 use crate::status::{Status, UpstreamStatus};
-use crate::tunnel::door::Door;
+use crate::tunnel::forward::Forward;
 use crate::tunnel::hub::Hub;
 use crate::tunnel::keeper::Keeper;
 use crate::tunnel::token;
@@ -26,7 +26,7 @@ const TOKEN: &str = "token file";
 /// A running upstream in tunnel mode.
 pub struct Tunnel {
     hub: Arc<Hub>,
-    doors: Mutex<Vec<(config::Forward, Arc<Door>)>>,
+    forwards: Mutex<Vec<(config::Forward, Arc<Forward>)>>,
     /// The last fault of the token's file, until it can be used.
     token_fault: Mutex<Option<String>>,
     stop: CancellationToken,
@@ -44,9 +44,9 @@ impl Tunnel {
     ) -> Self {
         let hub = Hub::new(settings, process, resolver, workers);
         let stop = CancellationToken::new();
-        let tunnel = Self { hub: hub.clone(), doors: Mutex::default(), token_fault: Mutex::default(), stop };
+        let tunnel = Self { hub: hub.clone(), forwards: Mutex::default(), token_fault: Mutex::default(), stop };
         tunnel.store(files);
-        tunnel.open_doors(settings);
+        tunnel.open_forwards(settings);
         let stop = tunnel.stop.clone();
         let keep = move || Keeper::new(hub.clone(), drain.clone()).run(stop.clone());
         tunnel.hub.worker().spawn(restarted(keep));
@@ -78,31 +78,31 @@ impl Tunnel {
         Some(Reread { what: TOKEN, fault })
     }
 
-    /// A door for each forward; one that stays what it was stays.
-    fn open_doors(&self, settings: &config::Upstream) {
+    /// One for each of the settings; one that stays what it was stays.
+    fn open_forwards(&self, settings: &config::Upstream) {
         let forwards = settings.tunnel.as_ref().map(|tunnel| tunnel.forwards.clone()).unwrap_or_default();
-        let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
-        let door = |forward: config::Forward| {
-            let kept = doors.iter().find(|(old, _)| *old == forward).map(|(_, door)| door.clone());
-            (forward.clone(), kept.unwrap_or_else(|| Door::new(&self.hub, &forward)))
+        let mut open = self.forwards.lock().unwrap_or_else(PoisonError::into_inner);
+        let opened = |forward: config::Forward| {
+            let kept = open.iter().find(|(old, _)| *old == forward).map(|(_, forward)| forward.clone());
+            (forward.clone(), kept.unwrap_or_else(|| Forward::new(&self.hub, &forward)))
         };
-        *doors = forwards.into_iter().map(door).collect();
+        *open = forwards.into_iter().map(opened).collect();
     }
 }
 
-impl Wing for Tunnel {
+impl Upstream for Tunnel {
     fn status(&self) -> &Arc<UpstreamStatus> {
         &self.hub.status
     }
 
     fn arrivals(&self) -> Vec<Arc<dyn Arrivals>> {
-        let doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
-        doors.iter().map(|(_, door)| door.clone() as Arc<dyn Arrivals>).collect()
+        let open = self.forwards.lock().unwrap_or_else(PoisonError::into_inner);
+        open.iter().map(|(_, forward)| forward.clone() as Arc<dyn Arrivals>).collect()
     }
 
     fn apply(&self, settings: &Arc<config::Upstream>) {
         let old = self.hub.current();
-        self.open_doors(settings);
+        self.open_forwards(settings);
         self.hub.apply(settings);
         if old.retry != settings.retry || old.endpoints != settings.endpoints {
             self.hub.retry();

@@ -14,9 +14,9 @@ pub(super) enum Asked {
 }
 
 /// Hands commands to the one task that may change anything.
-pub(super) struct Desk(pub(super) mpsc::Sender<Asked>);
+pub(super) struct ToApp(pub(super) mpsc::Sender<Asked>);
 
-impl Desk {
+impl ToApp {
     async fn ask(&self, ask: impl FnOnce(oneshot::Sender<Answer>) -> Asked) -> Answer {
         let (answer, answered) = oneshot::channel();
         let ended = || Answer::refused("everlink is stopping".to_owned());
@@ -27,7 +27,7 @@ impl Desk {
     }
 }
 
-impl Commands for Desk {
+impl Commands for ToApp {
     fn reload(&self) -> admin::Pending<'_> {
         Box::pin(self.ask(Asked::Reload))
     }

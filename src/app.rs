@@ -17,10 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminListener, protocol::Answer};
 use crate::cli::admin::Named;
+use crate::clock::sleep_until_or_never;
 use crate::config::{self, Loaded};
 use crate::demo::{self, Demo};
 use crate::lifecycle::{DrainClock, Signal, Signals, Spaced, Verdict};
-use crate::link::{drill, sleep_until_or_never};
+use crate::link::drill;
 use crate::log::{self, LogHandle};
 use crate::metrics::Metrics;
 use crate::net::descriptors::Descriptors;

@@ -13,11 +13,3 @@ mod race;
 pub mod resolve;
 pub mod state;
 pub mod watch;
-
-/// Sleeps until `deadline`; for ever when there is none.
-pub async fn sleep_until_or_never(deadline: Option<std::time::Instant>) {
-    match deadline {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
-}

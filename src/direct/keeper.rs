@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::sleep_until_or_never;
 use crate::config::{self, Endpoint};
 use crate::direct::in_use::Order;
 use crate::direct::link::{Ended, LinkTask};
@@ -20,7 +21,6 @@ use crate::direct::pool::{Pool, Slot};
 use crate::link::mailbox::order;
 use crate::link::names::{Names, Verdict};
 use crate::link::resolve::Resolver;
-use crate::link::sleep_until_or_never;
 use crate::metrics::LinkState;
 use crate::net::splice::Pipes;
 use crate::net::tls::ClientTls;

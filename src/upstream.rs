@@ -8,19 +8,15 @@ mod direct;
 mod tunnel;
 
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::runtime::Handle;
-use tokio::sync::watch;
 
 use crate::config;
 use crate::direct::keeper::Direct;
 use crate::link::drill;
-use crate::link::resolve::Resolver;
 use crate::listener::Arrivals;
 use crate::net::tls::ClientTls;
 use crate::session::hello::Token;
-use crate::status::{Status, UpstreamStatus};
+use crate::status::UpstreamStatus;
+use crate::surroundings::Surroundings;
 use crate::tunnel::token;
 use tunnel::Tunnel;
 
@@ -103,20 +99,10 @@ impl Files {
     }
 }
 
-/// What an upstream needs of the process.
-pub struct Surroundings<'a> {
-    pub status: &'a Arc<Status>,
-    pub resolver: &'a Resolver,
-    pub workers: &'a [Handle],
-    /// How long clients may stay once it is removed.
-    pub drain: watch::Receiver<Duration>,
-}
-
 /// Starts an upstream in its mode.
 pub fn start(settings: &Arc<config::Upstream>, files: Files, around: Surroundings<'_>) -> Arc<dyn Upstream> {
-    let Surroundings { status, resolver, workers, drain } = around;
     match &settings.tunnel {
-        None => Arc::new(Direct::start(settings, status, resolver, workers, files.tls, drain)),
-        Some(_) => Arc::new(Tunnel::start(settings, status, resolver, workers, files, drain)),
+        None => Arc::new(Direct::start(settings, files.tls, around)),
+        Some(_) => Arc::new(Tunnel::start(settings, files, around)),
     }
 }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -20,11 +19,11 @@ use crate::direct::link::{Ended, LinkTask};
 use crate::direct::pool::{Pool, Slot};
 use crate::link::mailbox::order;
 use crate::link::names::{Names, Verdict};
-use crate::link::resolve::Resolver;
 use crate::metrics::LinkState;
 use crate::net::splice::Pipes;
 use crate::net::tls::ClientTls;
-use crate::status::{Event, Status};
+use crate::status::Event;
+use crate::surroundings::Surroundings;
 use crate::workers::restarted;
 
 /// The longest time between two looks at the connections in use.
@@ -45,16 +44,10 @@ pub struct Direct {
 }
 
 impl Direct {
-    /// Starts links and keeper. `drain`: how long clients may stay once the upstream is removed.
-    pub fn start(
-        settings: &Arc<config::Upstream>,
-        process: &Arc<Status>,
-        resolver: &Resolver,
-        workers: &[Handle],
-        tls: Option<Arc<ClientTls>>,
-        drain: watch::Receiver<Duration>,
-    ) -> Self {
-        let pool = Pool::new(settings, process, resolver, workers, tls);
+    /// Starts links and keeper.
+    pub fn start(settings: &Arc<config::Upstream>, tls: Option<Arc<ClientTls>>, around: Surroundings<'_>) -> Self {
+        let Surroundings { status, resolver, workers, drain } = around;
+        let pool = Pool::new(settings, status, resolver, workers, tls);
         let stop = CancellationToken::new();
         let keep = {
             let (pool, stop) = (pool.clone(), stop.clone());

@@ -8,7 +8,8 @@ use crate::lifecycle::Clients;
 use crate::link::drill;
 use crate::listener::{Arrivals, Owner};
 use crate::metrics::{Metrics, Mode};
-use crate::upstream::{self, Files, Reread, Surroundings, Upstream};
+use crate::surroundings::Surroundings;
+use crate::upstream::{self, Files, Reread, Upstream};
 
 /// Names longer than this are nobody's slip of the pen, in bytes.
 const COMPARED_MAX: usize = 256;

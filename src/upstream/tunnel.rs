@@ -1,20 +1,17 @@
 //! An upstream in tunnel mode.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use tokio::runtime::Handle;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Files, Reread, Upstream};
 use crate::config;
 use crate::link::drill;
 use crate::link::mailbox::order;
-use crate::link::resolve::Resolver;
 use crate::listener::Arrivals;
 use crate::net::tls::ClientTls;
-use crate::status::{Status, UpstreamStatus};
+use crate::status::UpstreamStatus;
+use crate::surroundings::Surroundings;
 use crate::tunnel::forward::Forward;
 use crate::tunnel::hub::Hub;
 use crate::tunnel::keeper::Keeper;
@@ -33,16 +30,10 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// Starts the keeper of its links. `drain`: how long streams may stay once it is removed.
-    pub fn start(
-        settings: &Arc<config::Upstream>,
-        process: &Arc<Status>,
-        resolver: &Resolver,
-        workers: &[Handle],
-        files: Files,
-        drain: watch::Receiver<Duration>,
-    ) -> Self {
-        let hub = Hub::new(settings, process, resolver, workers);
+    /// Starts the keeper of its links.
+    pub fn start(settings: &Arc<config::Upstream>, files: Files, around: Surroundings<'_>) -> Self {
+        let Surroundings { status, resolver, workers, drain } = around;
+        let hub = Hub::new(settings, status, resolver, workers);
         let stop = CancellationToken::new();
         let tunnel = Self { hub: hub.clone(), forwards: Mutex::default(), token_fault: Mutex::default(), stop };
         tunnel.store(files);

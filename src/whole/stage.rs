@@ -23,6 +23,7 @@ use crate::metrics::{CloseReason, Label};
 use crate::net::memory::{self, USERS, as_process, net};
 use crate::net::stream::Stream;
 use crate::session::hello::Token;
+use crate::surroundings::Surroundings;
 use crate::tunnel::hub::Hub;
 use crate::tunnel::keeper::Keeper;
 
@@ -116,8 +117,9 @@ impl Far {
         let (files, status, resolver) = (Files::of_token(TOKEN), example::status(), Resolver::default());
         let workers = [Handle::current()];
         as_process(self.process, || {
-            let gateway = Gateway::start(&settings, files, &status, &resolver, &workers, self.drain.subscribe());
-            let gateway = gateway.expect("random bytes");
+            let drain = self.drain.subscribe();
+            let around = Surroundings { status: &status, resolver: &resolver, workers: &workers, drain };
+            let gateway = Gateway::start(&settings, files, around).expect("random bytes");
             addresses.iter().for_each(|address| gateway.serve_in_memory(*address));
             self.gateway = Some(gateway);
         });

@@ -2,11 +2,14 @@ use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 
 use super::*;
 use crate::config::{Address, Balance, Beat, Heartbeat, InUse, Jitter, Limits, Retry};
+use crate::link::resolve::Resolver;
 use crate::listener::client::Socket;
 use crate::metrics::Metrics;
+use crate::status::Status;
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -4,7 +4,8 @@ use super::*;
 use crate::link::drill::Order;
 use crate::net::rehearsal::Kind;
 use crate::session::hello::Token;
-use crate::upstream::{self, Files, Surroundings};
+use crate::surroundings::Surroundings;
+use crate::upstream::{self, Files};
 
 #[tokio::test]
 async fn a_link_that_leaves_ends_with_its_last_stream() {

@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod summary;
+
 use std::process::ExitCode;
 
 use crate::app::{EXIT_CONFIG, environment};
@@ -23,7 +25,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
         eprintln!("{warning}\n");
     }
     println!("{}", config::show(&loaded));
-    for line in loaded.summary() {
+    for line in summary::lines(&loaded.config) {
         println!("# {line}");
     }
     if let Ok((_, allowed)) = kernel::raise_descriptor_limit() {

@@ -1,5 +1,5 @@
-//! What time it is, and times as people and protocols write them: RFC 3339 for JSON and logs, the HTTP date, and short spans
-//! for tables.
+//! What time it is, the wait for a time, and times as people and protocols write them: RFC 3339 for JSON and logs, the HTTP
+//! date, and short spans for tables.
 
 #![forbid(unsafe_code)]
 
@@ -19,6 +19,14 @@ pub fn now() -> Instant {
 #[inline]
 pub fn since(moment: Instant) -> Duration {
     now().saturating_duration_since(moment)
+}
+
+/// Sleeps until `deadline`; for ever when there is none.
+pub async fn sleep_until_or_never(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];

@@ -16,6 +16,7 @@ mod accept;
 mod admit;
 mod files;
 mod handshake;
+mod log_limit;
 mod pending;
 mod refusals;
 mod services;
@@ -27,7 +28,6 @@ mod simulated;
 mod terms;
 #[cfg(test)]
 mod tests;
-mod told;
 
 pub use files::Files;
 
@@ -38,16 +38,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ring::rand::SystemRandom;
-use tokio::runtime::Handle;
-use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::lifecycle::Clients;
-use crate::link::resolve::Resolver;
 use crate::session::hello::Secret;
-use crate::status::Status;
+use crate::surroundings::Surroundings;
 use crate::tunnel::driver::Budget;
 use crate::workers::restarted;
 use accept::Hall;
@@ -73,14 +70,8 @@ pub type Reread = (&'static str, Option<String>);
 impl Gateway {
     /// A gateway that does not accept yet; it is shown in the status from here on.
     /// Errors: the kernel gives no random bytes.
-    pub fn start(
-        settings: &Arc<config::Gateway>,
-        files: Files,
-        process: &Arc<Status>,
-        resolver: &Resolver,
-        workers: &[Handle],
-        drain: watch::Receiver<Duration>,
-    ) -> std::io::Result<Self> {
+    pub fn start(settings: &Arc<config::Gateway>, files: Files, around: Surroundings<'_>) -> std::io::Result<Self> {
+        let Surroundings { status: process, resolver, workers, drain } = around;
         let generator = SystemRandom::new();
         let (incarnation, nobodys_secret) = (random(&generator)?, Secret::new(random(&generator)?));
         let status = process.add_gateway(settings);

@@ -127,8 +127,8 @@ async fn run(
                 service.status.ticks.fetch_add(1, Ordering::Relaxed);
             }
             Some((stream, local)) = arriving.recv() => {
-                let place = Place::take(&slots);
-                connections.spawn(serve_one(stream, local, service.clone(), place));
+                let open = Open::take(&slots);
+                connections.spawn(serve_one(stream, local, service.clone(), open));
                 // Its request may already be here. Let it be read before the next arrival, or a burst would take the
                 // whole of those it has just brought in for idle, and send a probe among them away unheard.
                 tokio::task::yield_now().await;
@@ -209,21 +209,21 @@ where
     converse(stream, local, &service, |_| {}).await;
 }
 
-async fn serve_one(stream: TcpStream, local: IpAddr, service: Arc<Service>, place: Place) {
+async fn serve_one(stream: TcpStream, local: IpAddr, service: Arc<Service>, open: Open) {
     tokio::select! {
-        () = place.evicted.cancelled() => {}
-        () = converse(stream, local, &service, |phase| place.enter(phase)) => {}
+        () = open.evicted.cancelled() => {}
+        () = converse(stream, local, &service, |phase| open.enter(phase)) => {}
     }
 }
 
 /// A connection's place among those open, given back when dropped.
-struct Place {
+struct Open {
     id: u64,
     evicted: CancellationToken,
     slots: Arc<Mutex<Slots<CancellationToken>>>,
 }
 
-impl Place {
+impl Open {
     fn take(slots: &Arc<Mutex<Slots<CancellationToken>>>) -> Self {
         let evicted = CancellationToken::new();
         let (id, victim) = lock(slots).admit(evicted.clone());
@@ -238,7 +238,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Open {
     fn drop(&mut self) {
         lock(&self.slots).leave(self.id);
     }

@@ -48,4 +48,5 @@ pub mod net;
 mod seeds;
 pub mod session;
 pub mod status;
+pub mod surroundings;
 pub mod workers;

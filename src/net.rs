@@ -1,12 +1,14 @@
-//! Sockets and what runs over them: the system calls themselves ([`kernel`]), how sockets are set up, listen and are carried
-//! from one to another ([`socket`], [`splice`]), what a connection runs over ([`stream`], [`tcp`], [`wire`]), TLS with its files
-//! and identities ([`tls`]), the PROXY protocol, and sockets held up on purpose ([`rehearsal`]).
+//! Sockets and what runs over them: the system calls themselves ([`kernel`]), how sockets are set up, listen, are accepted
+//! from and are carried from one to another ([`socket`], [`accepting`], [`splice`]), what a connection runs over ([`stream`],
+//! [`tcp`], [`wire`]), TLS with its files and identities ([`tls`]), the PROXY protocol, and sockets held up on purpose
+//! ([`rehearsal`]).
 //!
 //! A [`stream::Stream`] is tokio's word, any connection that bytes are read from and written to; a *session's* streams are
 //! [`crate::session`]'s.
 //!
 //! Nothing here knows what a link or an upstream is; everything above builds on these and on the configuration.
 
+pub mod accepting;
 pub mod descriptors;
 pub mod identity;
 // Its folder is the one that may. Every block argues for itself, and all other modules forbid it.

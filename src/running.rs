@@ -5,8 +5,8 @@
 
 #![forbid(unsafe_code)]
 
-mod doors;
 mod far_end;
+mod http_sockets;
 mod sockets;
 mod upstreams;
 
@@ -26,11 +26,12 @@ use crate::link::drill;
 use crate::link::resolve::Resolver;
 use crate::listener::{Listeners, Wanted};
 use crate::status::Status;
+use crate::surroundings::Surroundings;
 use crate::systemd::Passed;
-use crate::upstream::{Reread, Surroundings};
+use crate::upstream::Reread;
 use crate::workers::Workers;
-use doors::Doors;
 use far_end::FarEnd;
+use http_sockets::HttpSockets;
 use upstreams::Upstreams;
 
 /// Everything that runs.
@@ -44,7 +45,7 @@ pub struct Running {
     listeners: Listeners,
     /// How long clients of a removed upstream may stay.
     drain: watch::Sender<Duration>,
-    http: Doors,
+    http: HttpSockets,
     far_end: FarEnd,
 }
 
@@ -67,7 +68,7 @@ impl Running {
             upstreams: Upstreams::default(),
             listeners: Listeners::with(passed.clone()),
             drain: watch::Sender::new(Duration::ZERO),
-            http: Doors::closed(status, &passed)?,
+            http: HttpSockets::closed(status, &passed)?,
             far_end: FarEnd::none(&passed),
             passed,
         })

@@ -4,8 +4,9 @@
 
 mod attempt;
 pub mod claims;
-pub mod door;
+pub mod client;
 pub mod driver;
+pub mod forward;
 pub mod hub;
 pub mod keeper;
 pub mod link;

@@ -1,7 +1,6 @@
-//! One upstream: a wing, and what the program asks of it.
+//! One upstream, and what the program asks of it, whichever its mode is: direct, to any server, or tunnel, to a gateway.
 //!
-//! A wing is one of the two ways to a far end: direct, to any server, or tunnel, to a gateway. What a wing reads from
-//! files is read first, which may fail; everything after that cannot.
+//! What it reads from files is read first, which may fail; everything after that cannot.
 
 #![forbid(unsafe_code)]
 
@@ -9,24 +8,20 @@ mod direct;
 mod tunnel;
 
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::runtime::Handle;
-use tokio::sync::watch;
 
 use crate::config;
 use crate::direct::keeper::Direct;
 use crate::link::drill;
-use crate::link::resolve::Resolver;
 use crate::listener::Arrivals;
 use crate::net::tls::ClientTls;
 use crate::session::hello::Token;
-use crate::status::{Status, UpstreamStatus};
+use crate::status::UpstreamStatus;
+use crate::surroundings::Surroundings;
 use crate::tunnel::token;
 use tunnel::Tunnel;
 
 /// A running upstream of either mode.
-pub trait Wing: Send + Sync {
+pub trait Upstream: Send + Sync {
     fn status(&self) -> &Arc<UpstreamStatus>;
 
     /// Whom its listeners bring their clients to, in the order of its forwards; in direct mode there is one.
@@ -104,20 +99,10 @@ impl Files {
     }
 }
 
-/// What an upstream needs of the process.
-pub struct Surroundings<'a> {
-    pub status: &'a Arc<Status>,
-    pub resolver: &'a Resolver,
-    pub workers: &'a [Handle],
-    /// How long clients may stay once it is removed.
-    pub drain: watch::Receiver<Duration>,
-}
-
-/// Starts an upstream in the wing of its mode.
-pub fn start(settings: &Arc<config::Upstream>, files: Files, around: Surroundings<'_>) -> Arc<dyn Wing> {
-    let Surroundings { status, resolver, workers, drain } = around;
+/// Starts an upstream in its mode.
+pub fn start(settings: &Arc<config::Upstream>, files: Files, around: Surroundings<'_>) -> Arc<dyn Upstream> {
     match &settings.tunnel {
-        None => Arc::new(Direct::start(settings, status, resolver, workers, files.tls, drain)),
-        Some(_) => Arc::new(Tunnel::start(settings, status, resolver, workers, files, drain)),
+        None => Arc::new(Direct::start(settings, files.tls, around)),
+        Some(_) => Arc::new(Tunnel::start(settings, files, around)),
     }
 }

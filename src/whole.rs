@@ -137,7 +137,7 @@ impl Whole {
             let client = coming.peek().map(|(at, _)| self.begun + *at);
             let look = clock::now() + 50 * MS;
             let next = [Some(end), client, nemesis.next_deed(), Some(look)].into_iter().flatten().min();
-            crate::link::sleep_until_or_never(next).await;
+            clock::sleep_until_or_never(next).await;
             while let Some((_, plan)) = coming.next_if(|(at, _)| self.begun + *at <= clock::now()) {
                 self.near.client(&self.users, plan);
             }

@@ -198,7 +198,7 @@ fn fault_50_each_bad_edit_keeps_the_old_configuration_and_is_told_once() {
         (format!("{good}heartbeet = 1\n"), "config.toml:12:1"),
         (good.replace("\"5s\"", "5"), "config.toml:7:12"),
         (good.replace("\"5s\"", "\"1ms\""), "config.toml:7:12"),
-        (good.replace("endpoints", "endpoint"), "config.toml:2:12"),
+        (good.replace("endpoints", "endpoint"), "config.toml:4:1"),
         (good.replace("[upstreams.a.heartbeat]", "[upstreams.a.heartbeat"), "config.toml:6:"),
         (good.replace("127.0.0.1:0\"\nendpoints", "192.0.2.1:1\"\nendpoints"), "config.toml:3:10"),
         (format!("{good}send = \"twice\"\n"), "config.toml:12:1"),

@@ -21,8 +21,8 @@ pub(super) enum Cause {
 
 impl App<'_> {
     /// SIGHUP was heard.
-    pub(super) fn hang_up(&mut self, draining: bool) {
-        if draining {
+    pub(super) fn hang_up(&mut self) {
+        if self.drain.is_some() {
             return tracing::warn!("reload ignored: everlink is draining");
         }
         self.reload(Cause::Asked);

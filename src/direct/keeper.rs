@@ -8,22 +8,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::sleep_until_or_never;
 use crate::config::{self, Endpoint};
 use crate::direct::in_use::Order;
 use crate::direct::link::{Ended, LinkTask};
-use crate::direct::pool::{Place, Pool, order};
+use crate::direct::pool::{Pool, Slot};
+use crate::link::mailbox::order;
 use crate::link::names::{Names, Verdict};
-use crate::link::resolve::Resolver;
-use crate::link::sleep_until_or_never;
 use crate::metrics::LinkState;
 use crate::net::splice::Pipes;
 use crate::net::tls::ClientTls;
-use crate::status::{Event, Status};
+use crate::status::Event;
+use crate::surroundings::Surroundings;
 use crate::workers::restarted;
 
 /// The longest time between two looks at the connections in use.
@@ -44,16 +44,10 @@ pub struct Direct {
 }
 
 impl Direct {
-    /// Starts links and keeper. `drain`: how long clients may stay once the upstream is removed.
-    pub fn start(
-        settings: &Arc<config::Upstream>,
-        process: &Arc<Status>,
-        resolver: &Resolver,
-        workers: &[Handle],
-        tls: Option<Arc<ClientTls>>,
-        drain: watch::Receiver<Duration>,
-    ) -> Self {
-        let pool = Pool::new(settings, process, resolver, workers, tls);
+    /// Starts links and keeper.
+    pub fn start(settings: &Arc<config::Upstream>, tls: Option<Arc<ClientTls>>, around: Surroundings<'_>) -> Self {
+        let Surroundings { status, resolver, workers, drain } = around;
+        let pool = Pool::new(settings, status, resolver, workers, tls);
         let stop = CancellationToken::new();
         let keep = {
             let (pool, stop) = (pool.clone(), stop.clone());
@@ -86,7 +80,7 @@ struct Keeper {
     settings: watch::Receiver<Arc<config::Upstream>>,
     drain: watch::Receiver<Duration>,
     links: JoinSet<Ended>,
-    places: HashMap<Id, Arc<Place>>,
+    slots: HashMap<Id, Arc<Slot>>,
     /// Told to stop and not yet gone.
     stopping: HashSet<Id>,
     scout: Option<(Id, Endpoint)>,
@@ -108,7 +102,7 @@ impl Keeper {
             pool,
             drain,
             links: JoinSet::new(),
-            places: HashMap::new(),
+            slots: HashMap::new(),
             stopping: HashSet::new(),
             scout: None,
             panics: 0,
@@ -135,9 +129,9 @@ impl Keeper {
                     Ok((id, ended)) => self.ended(id, ended),
                     Err(error) => self.panicked(&error),
                 },
-                () = self.pool.retry.notified() => self.places.values().for_each(|place| place.tell(order::RETRY)),
+                () = self.pool.retry.notified() => self.slots.values().for_each(|slot| slot.tell(order::RETRY)),
                 () = self.pool.woken.notified() => {
-                    self.places.values().for_each(|place| place.tell(order::RETRY | order::ASK));
+                    self.slots.values().for_each(|slot| slot.tell(order::RETRY | order::ASK));
                 }
                 () = self.pool.keeper.notified() => self.pass_drill_on(),
                 told = self.names.told(|| self.pool.led()) => self.renew(&told),
@@ -168,9 +162,9 @@ impl Keeper {
             self.next_wanted = now + WANTED.mul_f64(1.0 - SPREAD + 2.0 * SPREAD * fastrand::f64());
             let links = self.pool.status.links();
             let first = links.iter().filter_map(|link| Some((link.view().retry_at?, link.id))).min();
-            let place = first.and_then(|(_, first)| self.places.values().find(|place| place.id == first));
-            if let Some(place) = place.filter(|_| !self.pool.is_dialling()) {
-                place.tell(order::WANTED);
+            let slot = first.and_then(|(_, first)| self.slots.values().find(|slot| slot.id == first));
+            if let Some(slot) = slot.filter(|_| !self.pool.is_dialling()) {
+                slot.tell(order::WANTED);
             }
         }
         Some(self.next_wanted)
@@ -227,17 +221,17 @@ impl Keeper {
 
     /// Brings a drill to its link, or tells the link that it is over. One whose link has gone is over with it.
     fn pass_drill_on(&self) {
-        let place = |link| self.places.values().find(|place| place.id == link);
+        let slot = |link| self.slots.values().find(|slot| slot.id == link);
         if let Some(drill) = self.pool.take_drill()
-            && let Some(place) = place(drill.link())
+            && let Some(slot) = slot(drill.link())
         {
-            return place.drill(drill);
+            return slot.drill(drill);
         }
         let running = self.pool.status.drill.load();
         if let Some(running) = running.as_ref().filter(|drill| drill.rehearsal.is_over())
-            && let Some(place) = place(running.link)
+            && let Some(slot) = slot(running.link)
         {
-            place.wake.notify_one();
+            slot.wake.notify_one();
         }
     }
 
@@ -245,14 +239,14 @@ impl Keeper {
     fn renew(&self, told: &[(u64, Verdict)]) {
         let gone: HashSet<u64> =
             told.iter().filter(|(_, verdict)| *verdict == Verdict::Gone).map(|(l, _)| *l).collect();
-        let gone: Vec<_> = self.places.values().filter(|place| gone.contains(&place.id)).collect();
+        let gone: Vec<_> = self.slots.values().filter(|slot| gone.contains(&slot.id)).collect();
         if gone.is_empty() {
             return;
         }
         let text = format!("a name leads elsewhere now: {} warm links of its old address are renewed", gone.len());
         tracing::info!(upstream = self.pool.name, "{text}");
         self.record("name_changed", text);
-        gone.iter().for_each(|place| place.tell(order::RENEW));
+        gone.iter().for_each(|slot| slot.tell(order::FOLLOW));
     }
 
     fn send_scout(&mut self, now: Instant) -> Option<Instant> {
@@ -263,11 +257,11 @@ impl Keeper {
         let Some(endpoint) = endpoints.scout(now) else { return endpoints.next_scout() };
         drop(endpoints);
         let (worker, handle) = self.pool.worker();
-        let place = self.pool.new_place(worker);
-        let link = LinkTask::new(&self.pool, &place, 0, Some(endpoint.clone()));
+        let slot = self.pool.new_slot(worker);
+        let link = LinkTask::new(&self.pool, &slot, 0, Some(endpoint.clone()));
         let id = self.links.spawn_on(link.run(), handle).id();
-        self.pool.scout.store(place.id, Ordering::Relaxed);
-        self.places.insert(id, place);
+        self.pool.scout.store(slot.id, Ordering::Relaxed);
+        self.slots.insert(id, slot);
         self.scout = Some((id, endpoint));
         None
     }
@@ -275,8 +269,8 @@ impl Keeper {
     /// As many links as `pool.size` asks for, no more.
     fn fill(&mut self) {
         let wanted = self.settings.borrow().pool.size;
-        let stays = |(id, _): &(&Id, &Arc<Place>)| !self.is_scout(**id) && !self.stopping.contains(*id);
-        let mut staying: Vec<_> = self.places.iter().filter(stays).map(|(id, place)| (*id, place.id)).collect();
+        let stays = |(id, _): &(&Id, &Arc<Slot>)| !self.is_scout(**id) && !self.stopping.contains(*id);
+        let mut staying: Vec<_> = self.slots.iter().filter(stays).map(|(id, slot)| (*id, slot.id)).collect();
         for _ in staying.len()..wanted {
             self.add_link(0);
         }
@@ -288,8 +282,8 @@ impl Keeper {
         let up: HashSet<u64> = links.iter().filter(|link| link.view().state == LinkState::Up).map(|l| l.id).collect();
         staying.sort_by_key(|(_, link)| (!up.contains(link), *link));
         for (id, _) in staying.into_iter().skip(wanted) {
-            if let Some(place) = self.places.get(&id) {
-                place.tell(order::STOP);
+            if let Some(slot) = self.slots.get(&id) {
+                slot.tell(order::STOP);
                 self.stopping.insert(id);
             }
         }
@@ -297,10 +291,10 @@ impl Keeper {
 
     fn add_link(&mut self, failed: u32) {
         let (worker, handle) = self.pool.worker();
-        let place = self.pool.new_place(worker);
-        let link = LinkTask::new(&self.pool, &place, failed, None);
+        let slot = self.pool.new_slot(worker);
+        let link = LinkTask::new(&self.pool, &slot, failed, None);
         let id = self.links.spawn_on(link.run(), handle).id();
-        self.places.insert(id, place);
+        self.slots.insert(id, slot);
     }
 
     fn retuned(&mut self) {
@@ -312,10 +306,10 @@ impl Keeper {
     }
 
     fn ended(&mut self, id: Id, ended: Ended) {
-        self.places.remove(&id);
+        self.slots.remove(&id);
         self.stopping.remove(&id);
         if self.scout_is_back(id) && ended == Ended::Returned {
-            self.places.values().for_each(|place| place.tell(order::MOVE));
+            self.slots.values().for_each(|slot| slot.tell(order::MOVE));
         }
     }
 
@@ -332,7 +326,7 @@ impl Keeper {
 
     /// A link's task panicked: the hook has counted and told it. Another takes its place, under backoff.
     fn panicked(&mut self, error: &tokio::task::JoinError) {
-        self.places.remove(&error.id());
+        self.slots.remove(&error.id());
         if self.stopping.remove(&error.id()) || self.scout_is_back(error.id()) {
             return;
         }
@@ -345,8 +339,8 @@ impl Keeper {
 
     async fn leave(mut self) {
         self.pool.close();
-        for place in self.places.values() {
-            place.tell(order::STOP);
+        for slot in self.slots.values() {
+            slot.tell(order::STOP);
         }
         while self.links.join_next().await.is_some() {}
         let limit = *self.drain.borrow();

@@ -14,21 +14,21 @@
 //! text protocols, for which `in_use = "line"` is, and the reason why it is off unless asked for.
 
 mod due;
+mod question;
 mod screen;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
 mod tests;
-mod words;
 
 use std::time::{Duration, Instant};
 
 use self::due::{Due, Whose};
+use self::question::Question;
 use self::screen::Screen;
-use self::words::Words;
 use crate::config;
 
-pub use self::words::Unfit;
+pub use self::question::Unfit;
 
 /// The longest line: 64 KiB, its newline included. One that is longer is no line of a text protocol.
 pub const MAX_LINE: usize = 64 * 1024;
@@ -98,9 +98,9 @@ struct Client {
 /// as well, or it would not know where lines begin.
 #[derive(Debug)]
 pub struct LineMode {
-    words: Words,
+    question: Question,
     /// An edit that waits until no answer is owed.
-    next_words: Option<Words>,
+    next_question: Option<Question>,
     timings: Timings,
     random: fastrand::Rng,
     /// `interval`, with this round's jitter.
@@ -128,8 +128,8 @@ impl LineMode {
         seed: u64,
     ) -> Result<Self, Unfit> {
         let mut line = Self {
-            words: Words::new(send, expect)?,
-            next_words: None,
+            question: Question::new(send, expect)?,
+            next_question: None,
             timings,
             random: fastrand::Rng::with_seed(seed),
             wait: Duration::ZERO,
@@ -159,7 +159,7 @@ impl LineMode {
             if self.client.length > MAX_LINE || piece.contains(&0) {
                 return self.stop();
             }
-            let equal = self.client.equal.filter(|equal| self.words.send[*equal..].starts_with(piece));
+            let equal = self.client.equal.filter(|equal| self.question.send[*equal..].starts_with(piece));
             self.client.equal = equal.map(|equal| equal + piece.len());
             if piece.ends_with(b"\n") {
                 if self.client.equal.is_some() {
@@ -185,7 +185,7 @@ impl LineMode {
         }
         self.quiet_since = now;
         self.missed = 0;
-        let screened = self.screen.pass(now, bytes, &self.words, &mut self.due, out);
+        let screened = self.screen.pass(now, bytes, &self.question, &mut self.due, out);
         let answered = if screened.answers > 0 && self.due.ours() == 0 { self.out.take() } else { None };
         if answered.is_some() {
             self.draw_wait();
@@ -243,7 +243,7 @@ impl LineMode {
             if self.due.is_empty() {
                 self.reword_now();
             }
-            to_server.extend_from_slice(&self.words.send);
+            to_server.extend_from_slice(&self.question.send);
             self.due.ask(Whose::Ours);
             self.out = Some(Out { sent: now, answer_by: now + self.timings.timeout });
             return Event::Beat;
@@ -279,13 +279,13 @@ impl LineMode {
         self.draw_wait();
     }
 
-    /// A live edit of the words. They are used from the first beat at which the server owes nobody an answer to the
-    /// old ones.
+    /// A live edit of the question. It is used from the first beat at which the server owes nobody an answer to the
+    /// old one.
     ///
-    /// Errors: [`Unfit`]; the old words stay.
+    /// Errors: [`Unfit`]; the old one stays.
     pub fn reword(&mut self, send: Vec<u8>, expect: config::Expect) -> Result<(), Unfit> {
-        let words = Words::new(send, expect)?;
-        self.next_words = (words != self.words).then_some(words);
+        let question = Question::new(send, expect)?;
+        self.next_question = (question != self.question).then_some(question);
         Ok(())
     }
 
@@ -333,8 +333,8 @@ impl LineMode {
     }
 
     fn reword_now(&mut self) {
-        if let Some(words) = self.next_words.take() {
-            self.words = words;
+        if let Some(question) = self.next_question.take() {
+            self.question = question;
         }
     }
 }

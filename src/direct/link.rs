@@ -20,12 +20,13 @@ use tokio::sync::watch;
 
 use self::connection::{Connection, Happened, listen};
 use super::beat::Dialogue;
-use super::pool::{Alive, Opened, Place, Pool, order};
+use super::pool::{Alive, Opened, Pool, Slot};
+use crate::clock::sleep_until_or_never;
 use crate::config::{self, Endpoint, Upstream};
 use crate::link::dial::DialError;
 use crate::link::drill::Drill;
 use crate::link::heartbeat::{Delivery, Heartbeat, Verdict};
-use crate::link::sleep_until_or_never;
+use crate::link::mailbox::order;
 use crate::link::state::{self, Action, Input, State};
 use crate::listener::client::close_in_order;
 use crate::metrics::LossReason;
@@ -54,7 +55,7 @@ pub enum Ended {
 /// One link and all it needs.
 pub struct LinkTask {
     pool: Arc<Pool>,
-    place: Arc<Place>,
+    slot: Arc<Slot>,
     status: Arc<LinkStatus>,
     settings: watch::Receiver<Arc<Upstream>>,
     known: Arc<Upstream>,
@@ -84,7 +85,7 @@ pub struct LinkTask {
 }
 
 impl LinkTask {
-    pub fn new(pool: &Arc<Pool>, place: &Arc<Place>, failed: u32, scout: Option<Endpoint>) -> Self {
+    pub fn new(pool: &Arc<Pool>, slot: &Arc<Slot>, failed: u32, scout: Option<Endpoint>) -> Self {
         let settings = pool.settings.subscribe();
         let now = Instant::now();
         let known = settings.borrow().clone();
@@ -97,8 +98,8 @@ impl LinkTask {
         };
         Self {
             pool: pool.clone(),
-            place: place.clone(),
-            status: pool.status.add_link(place.id),
+            slot: slot.clone(),
+            status: pool.status.add_link(slot.id),
             settings,
             known,
             machine,
@@ -129,7 +130,7 @@ impl LinkTask {
             let deadline = [self.next_deadline(), drill].into_iter().flatten().min();
             let happened = tokio::select! {
                 biased;
-                () = self.place.wake.notified() => Happened::Woken,
+                () = self.slot.wake.notified() => Happened::Woken,
                 changed = self.settings.changed() => if changed.is_ok() { Happened::Settings } else { Happened::Orphaned },
                 dialled = finished(&mut self.dialling) => Happened::Dialled(Box::new(dialled)),
                 heard = listen(&mut self.connection) => heard,
@@ -159,7 +160,7 @@ impl LinkTask {
     }
 
     fn woken(&mut self, now: Instant) {
-        let orders = self.place.take_orders();
+        let orders = self.slot.take_orders();
         if orders & order::STOP != 0 {
             self.handle(now, Input::Stop);
         }
@@ -173,7 +174,7 @@ impl LinkTask {
         if orders & order::MOVE != 0 {
             self.move_if_outdone();
         }
-        if orders & order::RENEW != 0 && self.is_up() {
+        if orders & order::FOLLOW != 0 && self.is_up() {
             self.renew(LossReason::Reload);
         }
         if orders & order::ASK != 0
@@ -182,10 +183,10 @@ impl LinkTask {
             connection.heartbeat.ask_at_once(now);
             connection.look_at = now;
         }
-        if let Some(drill) = self.place.take_drill() {
+        if let Some(drill) = self.slot.take_drill() {
             self.begin_drill(now, drill);
         }
-        if let Some(client) = self.place.take_given() {
+        if let Some(client) = self.slot.take_given() {
             if let Some(connection) = &mut self.connection {
                 connection.offered = false;
             }
@@ -247,7 +248,7 @@ impl LinkTask {
         if let Some(old) = self.connection.take() {
             let reason = self.renewing.take().unwrap_or(LossReason::Aged);
             self.observe_lifetime(now, &old);
-            let old = match if old.offered { self.pool.withdraw(&self.place) } else { None } {
+            let old = match if old.offered { self.pool.withdraw(&self.slot) } else { None } {
                 // It was given away at the last moment: it goes to its client, the new one takes its place.
                 Some(client) => {
                     self.pool.carry(client, old.opened, { old.dialogue }.take_banner());
@@ -375,7 +376,7 @@ impl LinkTask {
                     self.record("failed", None, "the attempts are used up".to_owned());
                     tracing::error!(
                         upstream = self.pool.name,
-                        link = self.place.id,
+                        link = self.slot.id,
                         "link failed: its attempts are used up; `everlink retry {}` or a reload dials again",
                         self.pool.name
                     );
@@ -388,7 +389,7 @@ impl LinkTask {
 
     fn start_dial(&mut self) {
         let only = self.scout.as_ref().map(|(endpoint, _)| endpoint.clone());
-        let (pool, link) = (self.pool.clone(), self.place.id);
+        let (pool, link) = (self.pool.clone(), self.slot.id);
         self.dialling = Some(Box::pin(async move {
             // A client who was just given the last connection comes first: a connect takes longer than its first bytes.
             tokio::task::yield_now().await;
@@ -418,10 +419,10 @@ impl LinkTask {
 /// However the task ends, by a panic or an abort too: nobody is sent here any more, and a client who was is not lost.
 impl Drop for LinkTask {
     fn drop(&mut self) {
-        if let Some(client) = self.pool.withdraw(&self.place) {
+        if let Some(client) = self.pool.withdraw(&self.slot) {
             self.pool.come_again(client);
         }
-        self.pool.status.remove_link(self.place.id);
+        self.pool.status.remove_link(self.slot.id);
         self.pool.status.show_wait();
     }
 }

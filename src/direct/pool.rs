@@ -8,7 +8,7 @@ mod carrying;
 mod clients;
 mod dials;
 mod named;
-mod place;
+mod slot;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -33,7 +33,7 @@ use crate::net::tls::ClientTls;
 use crate::status::{LET_GO, Status, UpstreamStatus};
 
 pub use dials::{Opened, Tie};
-pub use place::{Place, order};
+pub use slot::Slot;
 
 /// Lines about single links that an upstream may log in a second.
 const LINES_A_SECOND: u32 = 3;
@@ -84,7 +84,7 @@ pub struct Pool {
 }
 
 struct Queue {
-    ready: VecDeque<Arc<Place>>,
+    ready: VecDeque<Arc<Slot>>,
     waiting: Waiting<Client>,
     /// Dials under way.
     dialling: usize,
@@ -158,29 +158,29 @@ impl Pool {
     }
 
     /// A new place among the links.
-    pub fn new_place(&self, worker: usize) -> Arc<Place> {
-        Place::new(self.next_link.fetch_add(1, Ordering::Relaxed), worker)
+    pub fn new_slot(&self, worker: usize) -> Arc<Slot> {
+        Slot::new(self.next_link.fetch_add(1, Ordering::Relaxed), worker)
     }
 
     /// A link could be handed out now. Returns the client who waited longest, or remembers the link.
-    pub fn offer(&self, place: &Arc<Place>) -> Option<Client> {
+    pub fn offer(&self, slot: &Arc<Slot>) -> Option<Client> {
         let mut queue = self.queue();
         if let Some(client) = queue.waiting.take_first() {
             return Some(client);
         }
         if !queue.waiting.is_closed() {
-            queue.ready.push_back(place.clone());
+            queue.ready.push_back(slot.clone());
         }
         None
     }
 
     /// A link can no longer be handed out. Returns the client it was given just before, if any.
-    pub fn withdraw(&self, place: &Place) -> Option<Client> {
+    pub fn withdraw(&self, slot: &Slot) -> Option<Client> {
         let mut queue = self.queue();
-        if let Some(at) = queue.ready.iter().position(|ready| ready.id == place.id) {
+        if let Some(at) = queue.ready.iter().position(|ready| ready.id == slot.id) {
             queue.ready.remove(at);
         }
-        place.take_given()
+        slot.take_given()
     }
 
     /// Rehearses an outage on the first link that is up, and on the connections in use that it has handed out. Returns what is

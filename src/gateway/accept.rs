@@ -4,7 +4,6 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -13,16 +12,13 @@ use super::shared::Phase;
 use super::{Shared, handshake};
 use crate::clock;
 use crate::metrics::Refusal;
+use crate::net::accepting::{self, BATCH, Pause};
 use crate::net::descriptors::{self, Descriptors};
 use crate::net::kernel;
 use crate::net::socket;
 use crate::net::tcp::Unbound;
 use crate::workers::of_process;
 
-/// Dialers accepted in one go before other tasks run.
-const BATCH: usize = 64;
-/// The wait after an accept that failed for want of something, doubled up to the second.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 /// So many handshakes may use the descriptors kept back, or sessions whose streams have all others could not be resumed.
 const FROM_RESERVE: usize = 16;
 
@@ -136,7 +132,7 @@ pub async fn accept(shared: Arc<Shared>, listener: Arc<TcpListener>, stop: Cance
         Ok(ready) => ready,
         Err(error) => return tracing::error!(%error, "the gateway cannot wait for dialers"),
     };
-    let mut pause = PAUSE.0;
+    let mut pause = Pause::default();
     loop {
         let mut guard = tokio::select! {
             biased;
@@ -149,7 +145,7 @@ pub async fn accept(shared: Arc<Shared>, listener: Arc<TcpListener>, stop: Cance
         for _ in 0..BATCH {
             match accept_one(&listener) {
                 Ok((tcp, peer)) => {
-                    pause = PAUSE.0;
+                    pause.end();
                     arrive(&shared, Unbound::Kernel(tcp), peer);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -157,15 +153,11 @@ pub async fn accept(shared: Arc<Shared>, listener: Arc<TcpListener>, stop: Cance
                     break;
                 }
                 // The dialer gave up while it was queued.
-                Err(error) if is_the_dialers(&error) => {}
+                Err(error) if accepting::is_the_peers(&error) => {}
                 Err(error) => {
                     shared.process.metrics.accept_errors.inc();
-                    tracing::warn!(%error, ?pause, "the gateway cannot accept; trying again");
-                    tokio::select! {
-                        () = stop.cancelled() => break,
-                        () = tokio::time::sleep(pause) => {}
-                    }
-                    pause = (pause * 2).min(PAUSE.1);
+                    tracing::warn!(%error, pause = ?pause.time(), "the gateway cannot accept; trying again");
+                    pause.pass(&stop).await;
                     break;
                 }
             }
@@ -186,16 +178,6 @@ fn accept_one(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     // Inherited, unless it came to a socket that was passed before we were there.
     let _ = socket::nodelay(&tcp).and_then(|()| socket::apply_keepalive(&tcp, &socket::Keepalive::LOCAL));
     Ok((tcp, peer))
-}
-
-fn is_the_dialers(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::Interrupted
-            | io::ErrorKind::NotConnected
-    )
 }
 
 /// One dialer, to the next thread in turn; a new session stays there.

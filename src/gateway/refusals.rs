@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::told::Told;
+use super::log_limit::LogLimit;
 use crate::clock;
 use crate::log;
 use crate::metrics::{GatewayMetrics, Label, Refusal};
@@ -16,7 +16,7 @@ pub const BUSY_FOR: Duration = Duration::from_secs(5);
 /// Counts refusals and tells of them.
 pub struct Refusals {
     metrics: Arc<GatewayMetrics>,
-    told: Mutex<Told<Refusal>>,
+    told: Mutex<LogLimit<Refusal>>,
 }
 
 impl Refusals {

@@ -10,10 +10,10 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::accept::Hall;
+use super::log_limit::LogLimit;
 use super::refusals::Refusals;
 use super::session::Order;
 use super::sessions::Sessions;
-use super::told::Told;
 use super::{Files, locked};
 use crate::clock;
 use crate::config;
@@ -69,7 +69,7 @@ pub struct Shared {
     /// What claims of sessions that are not here are held against.
     pub nobodys_secret: Secret,
     pub generator: SystemRandom,
-    pub troubles: Mutex<Told<Trouble>>,
+    pub troubles: Mutex<LogLimit<Trouble>>,
     pub drain: watch::Receiver<Duration>,
 }
 

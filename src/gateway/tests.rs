@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener as Listener;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use super::shared::COME_BACK;
 use super::*;
@@ -19,7 +21,7 @@ use crate::config::{Address, Beats, Service};
 use crate::http::example;
 use crate::link::resolve::Resolver;
 use crate::metrics::{Label, Refusal};
-use crate::status::GatewayStatus;
+use crate::status::{GatewayStatus, Status};
 use dialer::{Dialer, TOKEN};
 
 /// Nothing a test waits for takes longer, even on a machine under load.
@@ -116,7 +118,8 @@ fn started(
     workers: &[Handle],
 ) -> (Gateway, SocketAddr) {
     let (files, settings) = (Files::read(settings).expect("fit"), Arc::new(settings.clone()));
-    let gateway = Gateway::start(&settings, files, status, resolver, workers, drain.subscribe()).expect("random bytes");
+    let around = Surroundings { status, resolver, workers, drain: drain.subscribe() };
+    let gateway = Gateway::start(&settings, files, around).expect("random bytes");
     let listener = crate::net::socket::bind_listener(([127, 0, 0, 1], 0).into()).expect("a port");
     let address = listener.local_addr().expect("bound");
     gateway.serve(vec![listener]);

@@ -19,8 +19,7 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use super::resolve::{Answer, ResolveError, Resolver};
-use super::sleep_until_or_never;
-use crate::clock;
+use crate::clock::{self, sleep_until_or_never};
 use crate::config::{Address, Upstream};
 
 /// Between two questions for one name, whatever its TTL; up to a tenth more, so that many do not ask as one.

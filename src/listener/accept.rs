@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
@@ -11,12 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::bound::Bound;
 use super::{Arrivals, Arrived};
 use crate::config;
+use crate::net::accepting::{self, BATCH, Pause};
 use crate::net::kernel;
-
-/// Clients accepted in one go before other tasks run.
-const BATCH: usize = 64;
-/// The wait after an accept that failed for want of something, doubled up to the second.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
 /// Where clients are brought at this moment.
 pub struct Target {
@@ -44,7 +39,7 @@ pub async fn accept(bound: Arc<Bound>, target: Arc<Target>, stop: CancellationTo
             return;
         }
     };
-    let mut pause = PAUSE.0;
+    let mut pause = Pause::default();
     let mut settings = target.settings();
     bound.keep_alive(&settings.borrow_and_update().heartbeat);
     loop {
@@ -72,7 +67,7 @@ pub async fn accept(bound: Arc<Bound>, target: Arc<Target>, stop: CancellationTo
         for _ in 0..BATCH {
             match bound.accept() {
                 Ok(client) => {
-                    pause = PAUSE.0;
+                    pause.end();
                     target.arrive(client, worker);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -80,15 +75,11 @@ pub async fn accept(bound: Arc<Bound>, target: Arc<Target>, stop: CancellationTo
                     break;
                 }
                 // The client gave up while it was queued.
-                Err(error) if is_the_clients(&error) => {}
+                Err(error) if accepting::is_the_peers(&error) => {}
                 Err(error) => {
                     target.arrivals.load().accept_failed();
-                    tracing::warn!(listener = %bound, %error, ?pause, "cannot accept; trying again");
-                    tokio::select! {
-                        () = stop.cancelled() => break,
-                        () = tokio::time::sleep(pause) => {}
-                    }
-                    pause = (pause * 2).min(PAUSE.1);
+                    tracing::warn!(listener = %bound, %error, pause = ?pause.time(), "cannot accept; trying again");
+                    pause.pass(&stop).await;
                     break;
                 }
             }
@@ -100,11 +91,4 @@ pub async fn accept(bound: Arc<Bound>, target: Arc<Target>, stop: CancellationTo
     {
         target.arrive(client, worker);
     }
-}
-
-fn is_the_clients(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
-    )
 }

@@ -222,7 +222,7 @@ pub async fn pump() {
         tokio::select! {
             biased;
             () = stirred => {}
-            () = crate::link::sleep_until_or_never(due) => {}
+            () = crate::clock::sleep_until_or_never(due) => {}
         }
     }
 }

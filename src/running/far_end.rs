@@ -7,8 +7,9 @@ use super::sockets::{self, Sockets};
 use crate::config;
 use crate::gateway::{self, Files};
 use crate::lifecycle::Clients;
+use crate::surroundings::Surroundings;
 use crate::systemd::Passed;
-use crate::upstream::{Reread, Surroundings};
+use crate::upstream::Reread;
 
 /// A running gateway. It shows itself in the status from its start until its last session is gone.
 pub trait Gateway: Send + Sync {
@@ -73,8 +74,7 @@ impl Gateway for gateway::Gateway {
 
 /// Starts a gateway that does not accept yet. `None`: it cannot be; it is told.
 fn start(settings: &Arc<config::Gateway>, files: Files, around: Surroundings<'_>) -> Option<Arc<dyn Gateway>> {
-    let Surroundings { status, resolver, workers, drain } = around;
-    match gateway::Gateway::start(settings, files, status, resolver, workers, drain) {
+    match gateway::Gateway::start(settings, files, around) {
         Ok(gateway) => Some(Arc::new(gateway)),
         Err(error) => {
             tracing::error!(name = settings.name, "the gateway cannot run: {error}");

@@ -8,7 +8,8 @@ use crate::lifecycle::Clients;
 use crate::link::drill;
 use crate::listener::{Arrivals, Owner};
 use crate::metrics::{Metrics, Mode};
-use crate::upstream::{self, Files, Reread, Surroundings, Wing};
+use crate::surroundings::Surroundings;
+use crate::upstream::{self, Files, Reread, Upstream};
 
 /// Names longer than this are nobody's slip of the pen, in bytes.
 const COMPARED_MAX: usize = 256;
@@ -16,9 +17,9 @@ const COMPARED_MAX: usize = 256;
 /// By name.
 #[derive(Default)]
 pub struct Upstreams {
-    running: HashMap<String, Arc<dyn Wing>>,
+    running: HashMap<String, Arc<dyn Upstream>>,
     /// Removed ones, while clients of theirs may stay.
-    leaving: Vec<Arc<dyn Wing>>,
+    leaving: Vec<Arc<dyn Upstream>>,
 }
 
 impl Upstreams {
@@ -48,7 +49,7 @@ impl Upstreams {
         new: &Config,
         mut files: BTreeMap<String, Files>,
         around: impl Fn() -> Surroundings<'a>,
-    ) -> Vec<Arc<dyn Wing>> {
+    ) -> Vec<Arc<dyn Upstream>> {
         let mut gone = Vec::new();
         for (name, settings) in &new.upstreams {
             let files = files.remove(name);
@@ -79,7 +80,7 @@ impl Upstreams {
     }
 
     /// Ends them; their clients may stay until `drain.timeout`.
-    pub fn let_go(&mut self, gone: Vec<Arc<dyn Wing>>) {
+    pub fn let_go(&mut self, gone: Vec<Arc<dyn Upstream>>) {
         self.leaving.retain(|upstream| upstream.clients() > 0);
         for upstream in gone {
             upstream.remove();
@@ -89,7 +90,7 @@ impl Upstreams {
 
     /// Whom the listeners bring their clients to.
     pub fn arrivals(&self) -> HashMap<Owner, Arc<dyn Arrivals>> {
-        let of_one = |(name, upstream): (&String, &Arc<dyn Wing>)| {
+        let of_one = |(name, upstream): (&String, &Arc<dyn Upstream>)| {
             let owner = |forward| Owner { upstream: name.clone(), forward };
             upstream.arrivals().into_iter().enumerate().map(|(n, arrivals)| (owner(n), arrivals)).collect::<Vec<_>>()
         };
@@ -122,7 +123,7 @@ impl Upstreams {
 
     /// Cuts the waits of one upstream's links short, or of all. Returns how many waited; `None`: there is no such upstream.
     pub fn retry(&self, upstream: Option<&str>) -> Option<usize> {
-        let of = |upstream: &Arc<dyn Wing>| {
+        let of = |upstream: &Arc<dyn Upstream>| {
             let waiting = upstream.status().links().iter().filter(|link| link.view().is_waiting()).count();
             upstream.retry();
             waiting
@@ -140,10 +141,10 @@ impl Upstreams {
 
     /// Begins or ends a drill of one upstream. Returns what is done, for people. Errors: why not.
     pub fn drill(&self, upstream: &str, asked: drill::Asked) -> Result<String, String> {
-        let wing = self.running.get(upstream).ok_or_else(|| self.unknown(upstream))?;
+        let running = self.running.get(upstream).ok_or_else(|| self.unknown(upstream))?;
         match asked {
-            drill::Asked::Begin(order) => wing.drill(order),
-            drill::Asked::Stop => wing.stop_drill(),
+            drill::Asked::Begin(order) => running.drill(order),
+            drill::Asked::Stop => running.stop_drill(),
         }
     }
 
@@ -207,7 +208,7 @@ fn is_same_mode(one: &config::Upstream, other: &config::Upstream) -> bool {
     Mode::of(one) == Mode::of(other)
 }
 
-fn show_files(metrics: &Metrics, name: &str, upstream: &dyn Wing) {
+fn show_files(metrics: &Metrics, name: &str, upstream: &dyn Upstream) {
     metrics.show_unusable_files(name, upstream.are_files_unusable());
     let ends = upstream.tls().map_or((None, None), |tls| (tls.client_not_after(), tls.ca_not_after()));
     for (role, end) in [("client", ends.0), ("ca", ends.1)] {

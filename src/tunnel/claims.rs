@@ -21,12 +21,12 @@
 //! Every input only notes what happened; `act` then does what follows from where things stand, so that no order of
 //! events needs a rule of its own.
 
+mod interface;
 mod outcome;
 mod places;
 mod schedule;
-mod words;
 
-pub use words::{Action, Answer, AttemptId, Failure, Gone, Input, Place, Settings, State};
+pub use interface::{Action, Answer, AttemptId, Failure, Gone, Input, Place, Settings, State};
 
 use std::time::{Duration, Instant};
 

@@ -3,25 +3,27 @@
 //! A client goes to the link with the fewest streams whose session is up. While none is, clients wait outside all of
 //! them, and the first session that stands takes them.
 
+mod clients;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
-use super::slot::{Client, Slot, order};
-use crate::clock;
+use super::client::Client;
+use super::slot::Slot;
 use crate::config;
 use crate::link::drill::{self, Drill};
+use crate::link::mailbox::order;
 use crate::link::names::Led;
 use crate::link::resolve::Resolver;
-use crate::listener::Arrived;
 use crate::listener::present::Present;
 use crate::listener::waiting::Waiting;
-use crate::metrics::{EndpointSeries, RefuseReason};
+use crate::metrics::EndpointSeries;
 use crate::net::tls::ClientTls;
 use crate::session::hello::Token;
 use crate::status::{Event, LET_GO, Status, UpstreamStatus};
@@ -99,8 +101,6 @@ impl Hub {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    // ---- links ----
-
     /// A new place in the pool, on the next runtime in turn.
     pub fn add_slot(&self) -> (Arc<Slot>, &Handle) {
         let worker = self.turn.fetch_add(1, Ordering::Relaxed) % self.workers.len();
@@ -132,12 +132,12 @@ impl Hub {
     }
 
     /// Tells one link, if it is still there.
-    pub fn tell(&self, link: u64, order: u8) {
+    pub fn tell(&self, link: u64, order: u16) {
         self.slots.load().iter().filter(|slot| slot.id == link).for_each(|slot| slot.tell(order));
     }
 
     /// Tells every link the same.
-    pub fn tell_all(&self, order: u8) {
+    pub fn tell_all(&self, order: u16) {
         self.slots.load().iter().for_each(|slot| slot.tell(order));
     }
 
@@ -199,102 +199,6 @@ impl Hub {
         self.status.settings.store(settings.clone());
         self.status.metrics.configure(settings);
         self.settings.send_replace(settings.clone());
-    }
-
-    // ---- clients ----
-
-    /// A client of `service` was accepted: hands it to a link, lets it wait, or refuses it.
-    pub fn arrive(&self, arrived: Arrived, service: Arc<str>, hops: u8) {
-        let Arrived { socket, peer, local } = arrived;
-        let accepted = clock::now();
-        if let Some((socket, admitted)) = self.present.admit(socket, 1) {
-            self.enter(Client { socket, accepted, service, peer, local, hops, admitted });
-        }
-    }
-
-    /// A client that was admitted, known in full by now; or one whose link turned out to be down, or full.
-    pub fn enter(&self, mut client: Client) {
-        let limits = &self.current().limits;
-        let mut waiting = self.waiting();
-        // With the list locked: a link that comes up now takes from the list whoever did not see it yet.
-        while let Some(slot) = self.best() {
-            // One that ends at this moment gives the client back, and is not open any more.
-            match slot.give(client) {
-                None => return,
-                Some(back) => client = back,
-            }
-        }
-        let refused = if waiting.is_closed() {
-            Some(RefuseReason::LinkDown)
-        } else if self.is_full() {
-            Some(RefuseReason::Limit)
-        } else if limits.wait.is_zero() {
-            Some(RefuseReason::LinkDown)
-        } else if waiting.len() >= limits.waiting {
-            Some(RefuseReason::Limit)
-        } else {
-            None
-        };
-        if let Some(reason) = refused {
-            drop(waiting);
-            return self.present.refuse(client.socket, reason, "nobody may wait");
-        }
-        waiting.insert(client);
-        drop(waiting);
-        self.keeper.notify_one();
-    }
-
-    /// The open link with the fewest streams, of those that take more.
-    fn best(&self) -> Option<Arc<Slot>> {
-        let slots = self.slots.load();
-        let free = slots.iter().filter(|slot| slot.is_open() && slot.has_room());
-        free.min_by_key(|slot| slot.streams.load(Ordering::Relaxed)).cloned()
-    }
-
-    /// Clients wait, for no link is open; or may not wait, and are refused.
-    pub fn is_waited_for(&self) -> bool {
-        let waits = self.current().limits.wait.is_zero() || !self.waiting().is_empty();
-        waits && !self.slots.load().iter().any(|slot| slot.is_open())
-    }
-
-    /// Every link is up, and none takes more streams: nothing is to be waited for.
-    fn is_full(&self) -> bool {
-        let slots = self.slots.load();
-        let mut staying = slots.iter().filter(|slot| !slot.leaving.load(Ordering::Acquire)).peekable();
-        staying.peek().is_some() && staying.all(|slot| slot.is_open() && !slot.has_room())
-    }
-
-    /// A link's session stands: it takes those who wait, and whoever comes from now on.
-    pub fn opened(&self, slot: &Slot) {
-        let mut waiting = self.waiting();
-        slot.open.store(true, Ordering::Release);
-        let clients = waiting.take_all();
-        drop(waiting);
-        if slot.stays() {
-            self.slots.load().iter().filter(|slot| slot.yields.load(Ordering::Acquire)).for_each(|slot| {
-                slot.leaving.store(true, Ordering::Release);
-                slot.tell(order::YIELD);
-            });
-        }
-        clients.into_iter().filter_map(|client| slot.give(client)).for_each(|back| self.enter(back));
-    }
-
-    /// Refuses the clients who have waited for `limits.wait`; says when the next one will have.
-    pub fn expire(&self, now: Instant) -> Option<Instant> {
-        let wait = self.current().limits.wait;
-        let (late, next) = self.waiting().take_late(now, wait);
-        for client in late {
-            self.present.refuse(client.socket, RefuseReason::LinkDown, "it has waited for `limits.wait`");
-        }
-        next
-    }
-
-    /// The upstream goes: nobody waits any more, nobody is let in.
-    pub fn close(&self) {
-        self.leaving.store(true, Ordering::Relaxed);
-        let clients = self.waiting().close();
-        let refuse = |client: Client| self.present.refuse(client.socket, RefuseReason::LinkDown, "its upstream goes");
-        clients.into_iter().for_each(refuse);
     }
 
     /// Cuts every wait for a redial short.

@@ -11,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::hub::Hub;
 use super::link::LinkTask;
-use super::slot::{Slot, order};
-use crate::clock;
+use super::slot::Slot;
+use crate::clock::{self, sleep_until_or_never};
 use crate::config;
+use crate::link::mailbox::order;
 use crate::link::names::{Names, Verdict};
-use crate::link::sleep_until_or_never;
 use crate::workers::of_process;
 
 /// What is cut at the end of a drain is gone after this.

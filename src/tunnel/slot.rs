@@ -1,63 +1,17 @@
 //! Where one link can be reached by others: what it is to carry, and what it is told.
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::net::IpAddr;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
-use tokio::sync::Notify;
-
-use crate::link::drill::Drill;
+use super::client::Client;
+use crate::link::mailbox::Mailbox;
 use crate::link::names::Led;
-use crate::listener::client::Socket;
-use crate::listener::present::Admitted;
-use crate::listener::waiting::Waits;
-
-/// Orders to a link, as bits.
-pub mod order {
-    /// Cut the wait short.
-    pub const RETRY: u8 = 1;
-    /// Take the session to a new connection: files that dials depend on have changed.
-    pub const MOVE: u8 = 2;
-    /// No new streams; end with the last one, or when told to cut.
-    pub const DRAIN: u8 = 4;
-    /// Reset every stream.
-    pub const CUT: u8 = 8;
-    /// Beat at once: this machine was suspended.
-    pub const ASK: u8 = 16;
-    /// The name that led to the link's address leads elsewhere.
-    pub const FOLLOW: u8 = 32;
-    /// It leads there again.
-    pub const STAY: u8 = 64;
-    /// The link that takes this one's place stands: no new streams; end with the last one, whenever that is.
-    pub const YIELD: u8 = 128;
-}
-
-/// A local client that no link carries yet.
-pub struct Client {
-    pub socket: Socket,
-    pub accepted: Instant,
-    /// The service's name at the gateway.
-    pub service: Arc<str>,
-    /// The client's address and the one it came to, where known.
-    pub peer: Option<SocketAddr>,
-    pub local: Option<SocketAddr>,
-    /// Gateways passed before this one.
-    pub hops: u8,
-    pub admitted: Admitted,
-}
-
-impl Waits for Client {
-    fn accepted(&self) -> Instant {
-        self.accepted
-    }
-}
 
 /// One place in the pool.
 pub struct Slot {
-    pub id: u64,
-    pub worker: usize,
-    pub wake: Notify,
+    mailbox: Mailbox,
     /// Its session takes new streams.
     pub open: AtomicBool,
     /// It will end; another has its place in the pool.
@@ -75,8 +29,6 @@ pub struct Slot {
     most: AtomicUsize,
     /// `None`: its link is over, and nobody looks here any more.
     clients: Mutex<Option<Vec<Client>>>,
-    orders: AtomicU8,
-    drill: Mutex<Option<Drill>>,
     /// The name that led to the address of its connection, while that stands.
     led: Mutex<Option<(String, IpAddr)>>,
 }
@@ -84,9 +36,7 @@ pub struct Slot {
 impl Slot {
     pub fn new(id: u64, worker: usize) -> Arc<Self> {
         Arc::new(Self {
-            id,
-            worker,
-            wake: Notify::new(),
+            mailbox: Mailbox::new(id, worker),
             open: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             yields: AtomicBool::new(false),
@@ -95,8 +45,6 @@ impl Slot {
             streams: AtomicUsize::new(0),
             most: AtomicUsize::new(usize::MAX),
             clients: Mutex::new(Some(Vec::new())),
-            orders: AtomicU8::new(0),
-            drill: Mutex::default(),
             led: Mutex::default(),
         })
     }
@@ -153,15 +101,6 @@ impl Slot {
         }
     }
 
-    pub fn tell(&self, order: u8) {
-        self.orders.fetch_or(order, Ordering::AcqRel);
-        self.wake.notify_one();
-    }
-
-    pub fn take_orders(&self) -> u8 {
-        self.orders.swap(0, Ordering::AcqRel)
-    }
-
     /// A name led to the address of its connection; `None`: nothing is known of the like.
     pub fn set_led(&self, led: Option<(String, IpAddr)>) {
         *self.led.lock().unwrap_or_else(PoisonError::into_inner) = led;
@@ -173,14 +112,12 @@ impl Slot {
             self.led.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(|_| self.stays())?;
         Some(Led { link: self.id, host, address })
     }
+}
 
-    /// Brings a drill, for the link to go through.
-    pub fn drill(&self, drill: Drill) {
-        *self.drill.lock().unwrap_or_else(PoisonError::into_inner) = Some(drill);
-        self.wake.notify_one();
-    }
+impl Deref for Slot {
+    type Target = Mailbox;
 
-    pub fn take_drill(&self) -> Option<Drill> {
-        self.drill.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn deref(&self) -> &Mailbox {
+        &self.mailbox
     }
 }

@@ -17,14 +17,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::hub::Hub;
 use super::keeper::Keeper;
-use super::slot::{Slot, order};
+use super::slot::Slot;
 use crate::config::{self, Address, Endpoint, Service};
 use crate::gateway::{self, Gateway};
 use crate::http::example;
+use crate::link::mailbox::order;
 use crate::link::resolve::Resolver;
 use crate::listener::Arrived;
 use crate::listener::client::Socket;
 use crate::metrics::{CloseReason, DialOutcome, Label, LinkState, LossReason, RefuseReason};
+use crate::surroundings::Surroundings;
 
 /// Nothing a test waits for takes longer, even on a machine under load.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -62,9 +64,9 @@ impl Stage {
         far.services.insert("echo".to_owned(), echo);
         of_gateway(&mut far);
         let of_files = gateway::Files::read(&far).expect("fit");
-        let gateway =
-            Gateway::start(&Arc::new(far), of_files, &status, &Resolver::default(), &workers, drain.subscribe())
-                .expect("random bytes");
+        let (resolver, drained) = (Resolver::default(), drain.subscribe());
+        let around = Surroundings { status: &status, resolver: &resolver, workers: &workers, drain: drained };
+        let gateway = Gateway::start(&Arc::new(far), of_files, around).expect("random bytes");
         let listener = crate::net::socket::bind_listener(([127, 0, 0, 1], 0).into()).expect("a port");
         let address = listener.local_addr().expect("bound");
         gateway.serve(vec![listener]);

@@ -1,8 +1,8 @@
-//! Direct mode as a wing.
+//! An upstream in direct mode.
 
 use std::sync::Arc;
 
-use super::{Files, Reread, Wing};
+use super::{Files, Reread, Upstream};
 use crate::config;
 use crate::direct::in_use::Order;
 use crate::direct::keeper::Direct;
@@ -11,7 +11,7 @@ use crate::listener::Arrivals;
 use crate::net::tls::ClientTls;
 use crate::status::UpstreamStatus;
 
-impl Wing for Direct {
+impl Upstream for Direct {
     fn status(&self) -> &Arc<UpstreamStatus> {
         &self.pool.status
     }

@@ -1,23 +1,20 @@
-//! Tunnel mode as a wing.
+//! An upstream in tunnel mode.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use tokio::runtime::Handle;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Files, Reread, Wing};
+use super::{Files, Reread, Upstream};
 use crate::config;
 use crate::link::drill;
-use crate::link::resolve::Resolver;
+use crate::link::mailbox::order;
 use crate::listener::Arrivals;
 use crate::net::tls::ClientTls;
-use crate::status::{Status, UpstreamStatus};
-use crate::tunnel::door::Door;
+use crate::status::UpstreamStatus;
+use crate::surroundings::Surroundings;
+use crate::tunnel::forward::Forward;
 use crate::tunnel::hub::Hub;
 use crate::tunnel::keeper::Keeper;
-use crate::tunnel::slot::order;
 use crate::tunnel::token;
 use crate::workers::restarted;
 
@@ -26,27 +23,21 @@ const TOKEN: &str = "token file";
 /// A running upstream in tunnel mode.
 pub struct Tunnel {
     hub: Arc<Hub>,
-    doors: Mutex<Vec<(config::Forward, Arc<Door>)>>,
+    forwards: Mutex<Vec<(config::Forward, Arc<Forward>)>>,
     /// The last fault of the token's file, until it can be used.
     token_fault: Mutex<Option<String>>,
     stop: CancellationToken,
 }
 
 impl Tunnel {
-    /// Starts the keeper of its links. `drain`: how long streams may stay once it is removed.
-    pub fn start(
-        settings: &Arc<config::Upstream>,
-        process: &Arc<Status>,
-        resolver: &Resolver,
-        workers: &[Handle],
-        files: Files,
-        drain: watch::Receiver<Duration>,
-    ) -> Self {
-        let hub = Hub::new(settings, process, resolver, workers);
+    /// Starts the keeper of its links.
+    pub fn start(settings: &Arc<config::Upstream>, files: Files, around: Surroundings<'_>) -> Self {
+        let Surroundings { status, resolver, workers, drain } = around;
+        let hub = Hub::new(settings, status, resolver, workers);
         let stop = CancellationToken::new();
-        let tunnel = Self { hub: hub.clone(), doors: Mutex::default(), token_fault: Mutex::default(), stop };
+        let tunnel = Self { hub: hub.clone(), forwards: Mutex::default(), token_fault: Mutex::default(), stop };
         tunnel.store(files);
-        tunnel.open_doors(settings);
+        tunnel.open_forwards(settings);
         let stop = tunnel.stop.clone();
         let keep = move || Keeper::new(hub.clone(), drain.clone()).run(stop.clone());
         tunnel.hub.worker().spawn(restarted(keep));
@@ -78,31 +69,31 @@ impl Tunnel {
         Some(Reread { what: TOKEN, fault })
     }
 
-    /// A door for each forward; one that stays what it was stays.
-    fn open_doors(&self, settings: &config::Upstream) {
+    /// One for each of the settings; one that stays what it was stays.
+    fn open_forwards(&self, settings: &config::Upstream) {
         let forwards = settings.tunnel.as_ref().map(|tunnel| tunnel.forwards.clone()).unwrap_or_default();
-        let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
-        let door = |forward: config::Forward| {
-            let kept = doors.iter().find(|(old, _)| *old == forward).map(|(_, door)| door.clone());
-            (forward.clone(), kept.unwrap_or_else(|| Door::new(&self.hub, &forward)))
+        let mut open = self.forwards.lock().unwrap_or_else(PoisonError::into_inner);
+        let opened = |forward: config::Forward| {
+            let kept = open.iter().find(|(old, _)| *old == forward).map(|(_, forward)| forward.clone());
+            (forward.clone(), kept.unwrap_or_else(|| Forward::new(&self.hub, &forward)))
         };
-        *doors = forwards.into_iter().map(door).collect();
+        *open = forwards.into_iter().map(opened).collect();
     }
 }
 
-impl Wing for Tunnel {
+impl Upstream for Tunnel {
     fn status(&self) -> &Arc<UpstreamStatus> {
         &self.hub.status
     }
 
     fn arrivals(&self) -> Vec<Arc<dyn Arrivals>> {
-        let doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
-        doors.iter().map(|(_, door)| door.clone() as Arc<dyn Arrivals>).collect()
+        let open = self.forwards.lock().unwrap_or_else(PoisonError::into_inner);
+        open.iter().map(|(_, forward)| forward.clone() as Arc<dyn Arrivals>).collect()
     }
 
     fn apply(&self, settings: &Arc<config::Upstream>) {
         let old = self.hub.current();
-        self.open_doors(settings);
+        self.open_forwards(settings);
         self.hub.apply(settings);
         if old.retry != settings.retry || old.endpoints != settings.endpoints {
             self.hub.retry();

@@ -16,8 +16,8 @@ use super::counts::Counts;
 use super::stage::{Far, MS, Near, Profile, SECOND, endpoint, name};
 use crate::clock;
 use crate::gateway::Gateway;
+use crate::link::mailbox::order;
 use crate::net::memory::{self, Habits, net};
-use crate::tunnel::slot::order;
 
 /// Strikes that end no session and no stream, and all of them.
 const GENTLE: u8 = 24;

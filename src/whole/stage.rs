@@ -15,6 +15,7 @@ use super::streams::Users;
 use crate::config::{self, Address, Beats, Endpoint, Service};
 use crate::gateway::{Files, Gateway};
 use crate::http::example;
+use crate::link::mailbox::order;
 use crate::link::resolve::Resolver;
 use crate::listener::Arrived;
 use crate::listener::client::Socket;
@@ -22,9 +23,9 @@ use crate::metrics::{CloseReason, Label};
 use crate::net::memory::{self, USERS, as_process, net};
 use crate::net::stream::Stream;
 use crate::session::hello::Token;
+use crate::surroundings::Surroundings;
 use crate::tunnel::hub::Hub;
 use crate::tunnel::keeper::Keeper;
-use crate::tunnel::slot::order;
 
 pub const MS: Duration = Duration::from_millis(1);
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -116,8 +117,9 @@ impl Far {
         let (files, status, resolver) = (Files::of_token(TOKEN), example::status(), Resolver::default());
         let workers = [Handle::current()];
         as_process(self.process, || {
-            let gateway = Gateway::start(&settings, files, &status, &resolver, &workers, self.drain.subscribe());
-            let gateway = gateway.expect("random bytes");
+            let drain = self.drain.subscribe();
+            let around = Surroundings { status: &status, resolver: &resolver, workers: &workers, drain };
+            let gateway = Gateway::start(&settings, files, around).expect("random bytes");
             addresses.iter().for_each(|address| gateway.serve_in_memory(*address));
             self.gateway = Some(gateway);
         });

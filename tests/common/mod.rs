@@ -21,6 +21,7 @@ use everlink::listener::{Arrivals, BindError, Listeners, Owner, Wanted};
 use everlink::metrics::{CloseReason, DialOutcome, Label, LinkState, LossReason, Metrics, RefuseReason};
 use everlink::net::tls::ClientTls;
 use everlink::status::{Status, UpstreamStatus};
+use everlink::surroundings::Surroundings;
 use everlink::workers::{Layout, Workers};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -220,8 +221,8 @@ impl Everlink {
             }
             let tls = settings.tls.as_ref().map(|tls| Arc::new(ClientTls::new(tls).expect("usable TLS files")));
             let drain = self.drain.subscribe();
-            let resolver = Resolver::default();
-            let started = Direct::start(settings, &self.status, &resolver, workers.handles(), tls, drain);
+            let (status, resolver, workers) = (&self.status, &Resolver::default(), workers.handles());
+            let started = Direct::start(settings, tls, Surroundings { status, resolver, workers, drain });
             self.running.insert(settings.name.clone(), started);
         }
         let owner = |name: &String| Owner { upstream: name.clone(), forward: 0 };

@@ -2,11 +2,14 @@ use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 
 use super::*;
 use crate::config::{Address, Balance, Beat, Heartbeat, InUse, Jitter, Limits, Retry};
+use crate::link::resolve::Resolver;
 use crate::listener::client::Socket;
 use crate::metrics::Metrics;
+use crate::status::Status;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -99,26 +102,26 @@ async fn fault_61_a_link_whose_task_panics_is_replaced_under_backoff_and_the_oth
     let before = ids(&pool);
 
     // A link that offers itself, is given a client, and panics before it has noticed.
-    let place = pool.new_place(0);
-    let doomed = LinkTask::new(&pool, &place, 0, None);
+    let slot = pool.new_slot(0);
+    let doomed = LinkTask::new(&pool, &slot, 0, None);
     let id = keeper.links.spawn(async move {
         let _doomed = doomed;
         panic!("on purpose");
     });
-    keeper.places.insert(id.id(), place);
+    keeper.slots.insert(id.id(), slot);
     let ended = keeper.links.join_next_with_id().await.expect("it ended");
     keeper.panicked(&ended.expect_err("it panicked"));
     assert!(before.iter().all(|link| ids(&pool).contains(link)), "the others stay");
     until("a third in its place", || up(&pool) == 3).await;
     assert_eq!(ids(&pool).len(), 3, "and the one that panicked is gone");
-    assert_eq!(keeper.places.len(), 3);
+    assert_eq!(keeper.slots.len(), 3);
     assert!(pool.status.events().iter().any(|event| event.kind == "panicked"));
 
     // Each panic in a row doubles the wait. Under a clock of its own, so that none is over before it is seen.
     tokio::time::pause();
     for expected in [SECOND / 10, SECOND / 5, SECOND * 2 / 5] {
         let id = keeper.links.spawn(async { panic!("on purpose") }).id();
-        keeper.places.insert(id, pool.new_place(0));
+        keeper.slots.insert(id, pool.new_slot(0));
         let ended = keeper.links.join_next_with_id().await.expect("it ended");
         keeper.panicked(&ended.expect_err("it panicked"));
         let shown = || pool.status.metrics.retry_delay.get() / expected.as_secs_f64();
@@ -130,9 +133,9 @@ async fn fault_61_a_link_whose_task_panics_is_replaced_under_backoff_and_the_oth
 async fn a_client_given_to_a_link_whose_task_dies_comes_to_another() {
     let keeper = kept().await;
     let pool = keeper.pool.clone();
-    let place = pool.new_place(0);
-    let dying = LinkTask::new(&pool, &place, 0, None);
-    assert!(pool.offer(&place).is_none());
+    let slot = pool.new_slot(0);
+    let dying = LinkTask::new(&pool, &slot, 0, None);
+    assert!(pool.offer(&slot).is_none());
     let client = client(&pool).await;
     assert_eq!(pool.status.metrics.waiting.get(), 0, "it was given to the link");
     drop(dying);
@@ -182,7 +185,7 @@ async fn a_scout_that_panics_is_followed_by_another() {
     let ended = keeper.links.join_next_with_id().await.expect("it ended");
     keeper.panicked(&ended.expect_err("it panicked"));
     assert!(keeper.pool.endpoints().next_scout().is_some(), "another goes in its time");
-    assert!(keeper.scout.is_none() && keeper.places.is_empty(), "no link takes its place");
+    assert!(keeper.scout.is_none() && keeper.slots.is_empty(), "no link takes its place");
 }
 
 /// A dial that fails wakes the keeper before it counts as over; whoever looked only then would never look again.

@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use super::due::{Due, Whose};
-use super::words::{Verdict, Words};
+use super::question::{Question, Verdict};
 use super::{MAX_LINE, Text};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(super) struct Screen {
     stage: Stage,
     /// Of the line under way.
     length: usize,
-    /// The start of a candidate, at most [`Words::needed`].
+    /// The start of a candidate, at most [`Question::needed`].
     start: Vec<u8>,
     held_since: Option<Instant>,
 }
@@ -75,7 +75,7 @@ impl Screen {
         &mut self,
         now: Instant,
         bytes: &[u8],
-        words: &Words,
+        question: &Question,
         due: &mut Due,
         out: &mut Vec<u8>,
     ) -> Screened {
@@ -94,7 +94,7 @@ impl Screen {
             if self.length > MAX_LINE || piece.contains(&0) {
                 screened.text = Text::Other;
             }
-            let rest = self.judge(now, piece, words, due, out, &mut screened.answers);
+            let rest = self.judge(now, piece, question, due, out, &mut screened.answers);
             self.finish(rest, out);
             if piece.ends_with(b"\n") {
                 self.stage = Stage::Boundary;
@@ -108,18 +108,18 @@ impl Screen {
         &mut self,
         now: Instant,
         piece: &'a [u8],
-        words: &Words,
+        question: &Question,
         due: &mut Due,
         out: &mut Vec<u8>,
         answers: &mut usize,
     ) -> &'a [u8] {
         let Stage::Candidate { whose, passed } = self.stage else { return piece };
-        let (head, rest) = piece.split_at(words.needed().saturating_sub(self.start.len()).min(piece.len()));
+        let (head, rest) = piece.split_at(question.needed().saturating_sub(self.start.len()).min(piece.len()));
         self.start.extend_from_slice(head);
         if passed {
             out.extend_from_slice(head);
         }
-        match words.judge(&self.start, head.ends_with(b"\n")) {
+        match question.judge(&self.start, head.ends_with(b"\n")) {
             Verdict::Open => {
                 if !passed {
                     self.held_since.get_or_insert(now);

@@ -322,7 +322,7 @@ fn a_pattern_holds_a_line_to_its_end_and_at_most_1_kib_of_it() {
     let pattern = regex::bytes::Regex::new("^(?:pong [0-9]+$)").expect("a pattern");
     let mut bench = Bench::with(config::Expect::Pattern(pattern));
     bench.until_beat();
-    let long = "p".repeat(words::HELD - 1);
+    let long = "p".repeat(question::HELD - 1);
     assert_eq!(bench.server(&long), "");
     assert_eq!(bench.server("p"), format!("{long}p"));
     assert_eq!(bench.server("\npong 7"), "\n");

@@ -40,7 +40,7 @@ impl LinkTask {
 
     /// A connection just made, in the outage if there is one that holds bytes up.
     pub(super) fn in_drill(&self, opened: Opened) -> Opened {
-        match self.pool.status.rehearsal_of(self.place.id, &opened.endpoint.name) {
+        match self.pool.status.rehearsal_of(self.slot.id, &opened.endpoint.name) {
             Some(rehearsal) if rehearsal.kind() != Kind::Reset => {
                 Opened { stream: opened.stream.rehearsed(&rehearsal), ..opened }
             }

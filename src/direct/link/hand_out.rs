@@ -33,7 +33,7 @@ impl LinkTask {
                 told,
                 info,
                 upstream = self.pool.name,
-                link = self.place.id,
+                link = self.slot.id,
                 endpoint = connection.opened.endpoint.name,
                 address = connection.opened.address.map(tracing::field::display),
                 "link up"
@@ -64,7 +64,7 @@ impl LinkTask {
             return;
         }
         let spent = connection.dialogue.is_spent();
-        match self.pool.offer(&self.place) {
+        match self.pool.offer(&self.slot) {
             Some(client) => return self.hand_out(now, client),
             None => connection.offered = true,
         }
@@ -78,7 +78,7 @@ impl LinkTask {
         if !std::mem::take(&mut connection.offered) {
             return None;
         }
-        self.pool.withdraw(&self.place)
+        self.pool.withdraw(&self.slot)
     }
 
     /// Gives the connection to a client, unless it ended this very moment.

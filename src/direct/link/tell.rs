@@ -39,7 +39,7 @@ impl LinkTask {
             if reason == LossReason::Heartbeat {
                 let _ = connection.opened.stream.reset_on_close();
             }
-            let (upstream, link, endpoint) = (&self.pool.name, self.place.id, &connection.opened.endpoint.name);
+            let (upstream, link, endpoint) = (&self.pool.name, self.slot.id, &connection.opened.endpoint.name);
             let word = reason.name();
             let told = self.pool.may_tell(now);
             if self.refill.is_some() {
@@ -71,12 +71,12 @@ impl LinkTask {
         if told {
             self.record_at("dial_failed", Some(endpoint.to_owned()), None, what.to_owned());
         }
-        let (upstream, link, outcome) = (&self.pool.name, self.place.id, outcome.name());
+        let (upstream, link, outcome) = (&self.pool.name, self.slot.id, outcome.name());
         tell!(told, warn, upstream, link, endpoint, outcome, attempt, "dial failed: {what}");
     }
 
     pub(super) fn tell_of_suspicion(&mut self, now: Instant) {
-        let (upstream, link) = (&self.pool.name, self.place.id);
+        let (upstream, link) = (&self.pool.name, self.slot.id);
         if self.told_suspicion.is_some_and(|told| now.saturating_duration_since(told) < SUSPICION_TOLD) {
             return tracing::debug!(upstream, link, "link suspect: a heartbeat went unanswered");
         }
@@ -99,7 +99,7 @@ impl LinkTask {
     }
 
     fn record_at(&self, kind: &'static str, endpoint: Option<String>, reason: Option<LossReason>, text: String) {
-        let link = Some(self.place.id);
+        let link = Some(self.slot.id);
         self.pool.status.record(Event { at: SystemTime::now(), kind, link, endpoint, reason, text });
     }
 

@@ -30,9 +30,9 @@ impl Pool {
         let limits = &self.current().limits;
         let mut queue = self.queue();
         // A link on the same thread is handed over without waking another core.
-        let at = queue.ready.iter().take(8).position(|place| place.worker == worker).unwrap_or(0);
-        if let Some(place) = queue.ready.remove(at) {
-            place.give(client);
+        let at = queue.ready.iter().take(8).position(|slot| slot.worker == worker).unwrap_or(0);
+        if let Some(slot) = queue.ready.remove(at) {
+            slot.give(client);
             return;
         }
         // `wait` is for a link that is down; while the upstream answers, a connection is under way.

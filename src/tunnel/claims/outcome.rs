@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::words::{Action, Answer, AttemptId, Failure, Gone};
+use super::interface::{Action, Answer, AttemptId, Failure, Gone};
 use super::{Attempt, Claims, Holder, Life, Session, Stage};
 use crate::link::backoff;
 

@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use super::words::Place;
+use super::interface::Place;
 
 /// What is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,8 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::interface::Action;
 use super::places::Search;
-use super::words::Action;
 use super::{AttemptId, Claims, IN_FLIGHT, Life, Stage};
 use crate::link::backoff;
 

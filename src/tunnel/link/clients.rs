@@ -2,8 +2,8 @@
 
 use super::LinkTask;
 use crate::clock;
+use crate::tunnel::client::Client;
 use crate::tunnel::driver::Local;
-use crate::tunnel::slot::Client;
 
 impl LinkTask {
     /// Takes in who has come; sends on whom this link cannot carry.

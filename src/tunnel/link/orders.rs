@@ -4,10 +4,10 @@ use std::sync::atomic::Ordering;
 
 use super::LinkTask;
 use crate::clock;
+use crate::link::mailbox::order;
 use crate::metrics::{CloseReason, LossReason};
 use crate::session::ResetCode;
 use crate::tunnel::claims::Input;
-use crate::tunnel::slot::order;
 
 impl LinkTask {
     /// Something was said to this link from outside.

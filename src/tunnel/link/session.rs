@@ -9,6 +9,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use super::settings::driver_settings;
 use super::{Counting, LinkTask};
 use crate::config::{self, Address, Beats};
+use crate::link::mailbox::order;
 use crate::metrics::{CloseReason, DialOutcome, ResumeOutcome};
 use crate::session::ResetCode;
 use crate::session::hello::{self, Code, Hello, Refusal, Secret, SessionId, VERSIONS, WelcomeReceived};
@@ -16,7 +17,6 @@ use crate::status::SessionFigures;
 use crate::tunnel::attempt::Answered;
 use crate::tunnel::claims::{Answer, AttemptId, Failure, Gone, Input};
 use crate::tunnel::driver::Driver;
-use crate::tunnel::slot::order;
 
 /// The session as agreed with its gateway.
 #[derive(Clone)]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::listener::Arrivals;
-use crate::tunnel::door::Door;
+use crate::tunnel::forward::Forward;
 
 #[tokio::test]
 async fn a_client_is_carried_and_counted_until_it_is_gone() {
@@ -80,12 +80,12 @@ async fn a_link_that_is_over_gives_a_client_back() {
     assert_eq!(stage.hub.present.count(), 0);
 }
 
-/// The door of a forward that trusts the loopback's proxies, and a client at it.
+/// A forward that trusts the loopback's proxies, and a client at it.
 async fn at_the_door(stage: &Stage) -> TcpStream {
     let networks = vec!["127.0.0.0/8".parse().expect("a network")];
     let forward = config::Forward { listen: Vec::new(), service: "echo".into(), accept_proxy_protocol: networks };
     let (client, arrived) = arrival().await;
-    Door::new(&stage.hub, &forward).arrive(arrived, 0);
+    Forward::new(&stage.hub, &forward).arrive(arrived, 0);
     client
 }
 

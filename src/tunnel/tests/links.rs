@@ -4,7 +4,8 @@ use super::*;
 use crate::link::drill::Order;
 use crate::net::rehearsal::Kind;
 use crate::session::hello::Token;
-use crate::upstream::{self, Files, Surroundings};
+use crate::surroundings::Surroundings;
+use crate::upstream::{self, Files};
 
 #[tokio::test]
 async fn a_link_that_leaves_ends_with_its_last_stream() {
@@ -53,12 +54,12 @@ async fn an_edit_that_brings_the_right_token_revives_a_link_that_had_failed() {
         drain: stage.drain.subscribe(),
     };
     let wrong = Files { tls: None, token: token("not what the gateway has") };
-    let wing = upstream::start(&Arc::new(settings), wrong, around);
-    let links = |state: LinkState| wing.status().metrics.links[state.index()].get();
+    let other = upstream::start(&Arc::new(settings), wrong, around);
+    let links = |state: LinkState| other.status().metrics.links[state.index()].get();
     eventually("it has failed", || links(LinkState::Failed) == 1).await;
-    wing.take_files(Files { tls: None, token: token(TOKEN) });
+    other.take_files(Files { tls: None, token: token(TOKEN) });
     eventually("it is up", || links(LinkState::Up) == 1).await;
-    wing.remove();
+    other.remove();
 }
 
 /// Connections are accepted, and go on to `gateway` only when told.

@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::{Deed, Nemesis};
 use crate::clock;
 use crate::link::drill::Order;
+use crate::link::mailbox::order;
 use crate::net::memory::{USERS, net};
 use crate::net::rehearsal::Kind;
-use crate::tunnel::slot::order;
 use crate::whole::stage::{Far, Near, SECOND};
 
 impl Nemesis {

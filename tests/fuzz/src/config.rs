@@ -24,7 +24,7 @@ pub fn run(input: &[u8]) -> usize {
             let added = config::diff(&Config::empty(), &loaded.config);
             let written: usize = added.iter().map(|change| change.to_string().len()).sum();
             let warned: usize = loaded.warnings.iter().map(|warning| warning.to_string().len()).sum();
-            let summary: usize = loaded.summary().iter().map(String::len).sum();
+            let summary: usize = everlink::check::summary::lines(&loaded.config).iter().map(String::len).sum();
             let _ = config::descriptors_needed(&loaded.config);
             // Every default is written out, and read once more.
             text.len() + 2 * shown.len() + written + warned + summary

@@ -8,7 +8,7 @@ const SPACING: Duration = Duration::from_secs(60);
 
 /// When each kind was last told. Kinds come from a closed list or from the configuration, never from a peer.
 #[derive(Debug)]
-pub struct Told<K> {
+pub struct LogLimit<K> {
     kinds: HashMap<K, Last>,
 }
 
@@ -18,13 +18,13 @@ struct Last {
     left_out: u64,
 }
 
-impl<K> Default for Told<K> {
+impl<K> Default for LogLimit<K> {
     fn default() -> Self {
         Self { kinds: HashMap::new() }
     }
 }
 
-impl<K: Hash + Eq> Told<K> {
+impl<K: Hash + Eq> LogLimit<K> {
     /// Whether to tell of this one; with how many of its kind were left out since the last one told.
     pub fn tell(&mut self, kind: K, now: Instant) -> Option<u64> {
         match self.kinds.get_mut(&kind) {
@@ -51,13 +51,13 @@ mod tests {
     #[test]
     fn one_line_a_minute_for_each_kind_and_the_rest_is_counted() {
         let start = Instant::now();
-        let mut told = Told::default();
-        assert_eq!(told.tell("denied", start), Some(0));
-        assert_eq!(told.tell("version", start), Some(0), "another kind");
+        let mut limit = LogLimit::default();
+        assert_eq!(limit.tell("denied", start), Some(0));
+        assert_eq!(limit.tell("version", start), Some(0), "another kind");
         for second in 1..60 {
-            assert_eq!(told.tell("denied", start + Duration::from_secs(second)), None);
+            assert_eq!(limit.tell("denied", start + Duration::from_secs(second)), None);
         }
-        assert_eq!(told.tell("denied", start + SPACING), Some(59));
-        assert_eq!(told.tell("denied", start + SPACING), None);
+        assert_eq!(limit.tell("denied", start + SPACING), Some(59));
+        assert_eq!(limit.tell("denied", start + SPACING), None);
     }
 }

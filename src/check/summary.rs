@@ -2,15 +2,10 @@
 
 use std::time::Duration;
 
-use super::load::Loaded;
-use super::units::{show_duration, show_size};
-use super::{Address, Beats, Config, Gateway, GatewayLimits, Tunnel, Upstream};
+use crate::config::{
+    Address, Beats, Config, Gateway, GatewayLimits, Tunnel, Upstream, descriptors_needed, show_duration, show_size,
+};
 use crate::metrics::{Metrics, Mode};
-
-/// Kept for links, HTTP and files.
-const DESCRIPTORS_KEPT: u64 = 64;
-/// An unprivileged user gets so many pipes of full size; no more are made.
-const PIPES_MAX: u64 = 128;
 
 /// After this much silence well-known middleboxes forget a connection, some without a word to either end.
 const IDLE_CUTS: &[(Duration, &str)] = &[
@@ -30,68 +25,28 @@ const STARTTLS: &[(u16, &str)] = &[
     (5432, "PostgreSQL before 17"),
 ];
 
-/// How many file descriptors everlink needs when every limit is reached. An upstream's: its links, two for each
-/// connection in direct mode and one in tunnel mode, one for each waiting client, listeners, two for each pipe. A
-/// gateway's: listeners, one for each session, one for each stream of one session at its limit, one for each connection not
-/// yet proven; that all sessions are full at once no host provides for, and what is too many is refused. And what is kept for
-/// everything else.
-pub fn descriptors_needed(config: &Config) -> u64 {
-    let many = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-    let mut needed = DESCRIPTORS_KEPT + many(config.http.listen.len()) + u64::from(config.admin.is_some());
-    // Those whose bytes move from socket to socket.
-    let mut carried = 0u64;
+/// The budget, the memory and the hints of each upstream and of the gateway, then what the
+/// whole will cost.
+pub fn lines(config: &Config) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut series = 0;
     for upstream in config.upstreams.values() {
-        let connections = many(upstream.limits.connections);
-        let doors = match &upstream.tunnel {
-            None => {
-                carried = carried.saturating_add(connections);
-                needed = needed.saturating_add(connections.saturating_mul(2));
-                upstream.listen.len()
-            }
-            Some(tunnel) => {
-                needed = needed.saturating_add(connections);
-                tunnel.forwards.iter().map(|forward| forward.listen.len()).sum()
-            }
-        };
-        for count in [upstream.pool.size, upstream.limits.waiting, doors] {
-            needed = needed.saturating_add(many(count));
-        }
+        lines.extend(of_upstream(upstream));
+        let token = upstream.tunnel.as_ref().is_some_and(|tunnel| tunnel.token_file.is_some());
+        let (mode, tls) = (Mode::of(upstream), upstream.tls.is_some());
+        series += Metrics::series_of(mode, upstream.endpoints.len(), tls, token);
     }
     if let Some(gateway) = &config.gateway {
-        let GatewayLimits { sessions, streams, pending, .. } = gateway.limits;
-        for count in [many(gateway.listen.len()), many(sessions), many(streams), many(pending)] {
-            needed = needed.saturating_add(count);
-        }
+        lines.extend(of_gateway(gateway));
     }
-    // Each direction of a connection may hold a pipe, each pipe has two ends.
-    let pipes = carried.saturating_mul(2).min(PIPES_MAX);
-    needed.saturating_add(2 * pipes)
-}
-
-impl Loaded {
-    /// Lines for `everlink check`: the budget, the memory and the hints of each upstream and of the gateway, then what the
-    /// whole will cost.
-    pub fn summary(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        let mut series = 0;
-        for upstream in self.config.upstreams.values() {
-            lines.extend(of_upstream(upstream));
-            let token = upstream.tunnel.as_ref().is_some_and(|tunnel| tunnel.token_file.is_some());
-            let (mode, tls) = (Mode::of(upstream), upstream.tls.is_some());
-            series += Metrics::series_of(mode, upstream.endpoints.len(), tls, token);
-        }
-        if let Some(gateway) = &self.config.gateway {
-            lines.extend(of_gateway(gateway));
-        }
-        let upstreams = self.config.upstreams.len();
-        let plural = if upstreams == 1 { "" } else { "s" };
-        if upstreams > 0 {
-            lines.push(format!("metrics: at most {series} series for {upstreams} upstream{plural}"));
-        }
-        let needed = descriptors_needed(&self.config);
-        lines.push(format!("descriptors: the limits need {needed}"));
-        lines
+    let upstreams = config.upstreams.len();
+    let plural = if upstreams == 1 { "" } else { "s" };
+    if upstreams > 0 {
+        lines.push(format!("metrics: at most {series} series for {upstreams} upstream{plural}"));
     }
+    let needed = descriptors_needed(config);
+    lines.push(format!("descriptors: the limits need {needed}"));
+    lines
 }
 
 fn of_upstream(upstream: &Upstream) -> Vec<String> {
@@ -183,7 +138,7 @@ fn show_about(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::parse;
+    use crate::config::{Loaded, parse};
 
     fn loaded(lines: &str) -> Loaded {
         let text = format!("[upstreams.db]\nlisten = \"127.0.0.1:7000\"\nendpoints = [\"db:5432\"]\n{lines}\n");
@@ -196,7 +151,7 @@ mod tests {
         let series = Metrics::series_of(Mode::Direct, 1, false, false);
         assert_eq!(series, 15 + 31 + 36 + 3);
         assert_eq!(
-            loaded("").summary(),
+            lines(&loaded("").config),
             [
                 "db: a dead link is noticed within 14s (interval 5s + 3 × timeout 3s)".to_owned(),
                 format!("metrics: at most {series} series for 1 upstream"),
@@ -204,12 +159,6 @@ mod tests {
                 format!("descriptors: the limits need {}", 64 + 1 + 1 + 2 + 256 + 2 * 1024 + 2 * 128),
             ]
         );
-    }
-
-    #[test]
-    fn few_connections_need_few_pipes() {
-        let needed = descriptors_needed(&loaded("limits = { connections = 3, waiting = 1 }").config);
-        assert_eq!(needed, 64 + 1 + 1 + 2 + 1 + 2 * 3 + 2 * 6);
     }
 
     #[test]
@@ -229,7 +178,7 @@ mod tests {
         let needed = 64 + 2 + 3 + 10 + 100 + 1 + 6 + 7 + 5;
         assert_eq!(descriptors_needed(&loaded.config), needed);
         assert_eq!(
-            loaded.summary(),
+            lines(&loaded.config),
             [
                 "site: a dead link is noticed within 14s (interval 5s + 3 × timeout 3s)".to_owned(),
                 "site: its 3 sessions hold at most 240MiB here, 80MiB each (resume.buffer 16MiB + limits.windows 64MiB)"
@@ -247,7 +196,8 @@ mod tests {
         let text = format!("{}{beats}services = {{ a = \"a:1\" }}", {
             format!("[gateway]\nlisten = \"127.0.0.1:7443\"\ntoken_file = {token:?}\n")
         });
-        let lines = parse("config.toml", text, &|_| None).unwrap_or_else(|report| panic!("{report}")).summary();
+        let loaded = parse("config.toml", text, &|_| None).unwrap_or_else(|report| panic!("{report}"));
+        let lines = lines(&loaded.config);
         assert_eq!(lines[0], "gateway: a dead link is noticed within 8s (interval 5s + 1 × timeout 3s)");
         assert!(!lines.iter().any(|line| line.starts_with("metrics: ")), "{lines:?}");
     }
@@ -255,7 +205,7 @@ mod tests {
     #[test]
     fn an_interval_that_networks_outlast_is_told() {
         let cuts = |interval: &str| {
-            let summary = loaded(&format!("heartbeat.interval = \"{interval}\"")).summary();
+            let summary = lines(&loaded(&format!("heartbeat.interval = \"{interval}\"")).config);
             summary
                 .iter()
                 .filter(|line| line.contains("too long"))
@@ -268,8 +218,10 @@ mod tests {
     #[test]
     fn tls_where_a_server_wants_a_greeting_first_is_told() {
         assert!(
-            loaded("tls = {}").summary().iter().any(|line| line.contains("which PostgreSQL before 17 (port 5432)"))
+            lines(&loaded("tls = {}").config)
+                .iter()
+                .any(|line| line.contains("which PostgreSQL before 17 (port 5432)"))
         );
-        assert!(!loaded("").summary().iter().any(|line| line.contains("hint")));
+        assert!(!lines(&loaded("").config).iter().any(|line| line.contains("hint")));
     }
 }

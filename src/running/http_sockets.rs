@@ -10,13 +10,13 @@ use crate::status::Status;
 use crate::systemd::Passed;
 
 /// The HTTP thread and the sockets it serves.
-pub struct Doors {
+pub struct HttpSockets {
     thread: HttpThread,
     sockets: Sockets,
     public_status: Arc<AtomicBool>,
 }
 
-impl Doors {
+impl HttpSockets {
     /// The thread, without an address yet. Errors: the thread could not be started.
     pub fn closed(status: &Arc<Status>, passed: &Passed) -> std::io::Result<Self> {
         let public_status = Arc::new(AtomicBool::new(false));

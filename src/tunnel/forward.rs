@@ -9,8 +9,8 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use super::client::Client;
 use super::hub::Hub;
-use super::slot::Client;
 use crate::clock;
 use crate::config;
 use crate::listener::client::Socket;
@@ -24,14 +24,14 @@ const HEADER_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// See the module.
-pub struct Door {
+pub struct Forward {
     hub: Arc<Hub>,
     service: Arc<str>,
     /// Networks whose clients begin with a PROXY protocol header; empty: nobody does.
     trusted: Vec<ipnet::IpNet>,
 }
 
-impl Door {
+impl Forward {
     pub fn new(hub: &Arc<Hub>, forward: &config::Forward) -> Arc<Self> {
         Arc::new(Self {
             hub: hub.clone(),
@@ -65,7 +65,7 @@ impl Door {
     }
 }
 
-impl Arrivals for Door {
+impl Arrivals for Forward {
     fn arrive(self: Arc<Self>, client: Arrived, _worker: usize) {
         if self.trusted.is_empty() {
             return self.hub.arrive(client, self.service.clone(), 0);

@@ -9,7 +9,7 @@ pub(super) const HELD: usize = 1024;
 
 /// The question and its answer.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Words {
+pub(super) struct Question {
     pub(super) send: Vec<u8>,
     expect: Expect,
 }
@@ -38,7 +38,7 @@ pub(super) enum Verdict {
     Open,
 }
 
-impl Words {
+impl Question {
     pub(super) fn new(send: Vec<u8>, expect: Expect) -> Result<Self, Unfit> {
         if send.iter().position(|byte| *byte == b'\n') != send.len().checked_sub(1) || send.is_empty() {
             return Err(Unfit::SendIsNotOneLine);
@@ -105,14 +105,15 @@ mod tests {
     }
 
     fn judge(expect: Expect, line: &str) -> Verdict {
-        let words = Words::new(b"ping\n".to_vec(), expect).expect("fit words");
-        let seen = &line.as_bytes()[..line.len().min(words.needed())];
-        words.judge(seen, seen.ends_with(b"\n"))
+        let question = Question::new(b"ping\n".to_vec(), expect).expect("a fit question");
+        let seen = &line.as_bytes()[..line.len().min(question.needed())];
+        question.judge(seen, seen.ends_with(b"\n"))
     }
 
     #[test]
     fn only_one_line_of_text_can_be_asked_and_answered() {
-        let refused = |send: &str, expect| Words::new(send.as_bytes().to_vec(), expect).expect_err("unfit words");
+        let refused =
+            |send: &str, expect| Question::new(send.as_bytes().to_vec(), expect).expect_err("una fit question");
         assert_eq!(refused("", prefix("pong")), Unfit::SendIsNotOneLine);
         assert_eq!(refused("ping", prefix("pong")), Unfit::SendIsNotOneLine);
         assert_eq!(refused("user\nping\n", prefix("pong")), Unfit::SendIsNotOneLine);
@@ -122,7 +123,7 @@ mod tests {
         assert_eq!(refused("ping\n", pattern(".*")), Unfit::ExpectAcceptsAll);
         assert_eq!(refused("ping\n", prefix("a\nb")), Unfit::ExpectIsNotOneLine);
         assert_eq!(refused("ping\n", prefix(&"p".repeat(HELD + 1))), Unfit::ExpectTooLong);
-        assert!(Words::new(b"\n".to_vec(), prefix("pong\r\n")).is_ok());
+        assert!(Question::new(b"\n".to_vec(), prefix("pong\r\n")).is_ok());
     }
 
     #[test]

@@ -178,11 +178,12 @@ impl Gateway {
         self.shared.enter(Phase::Draining);
     }
 
-    /// Resets every stream and ends every session; returns how many streams they were.
+    /// Resets every stream and ends every session; returns how many streams were reset. One that was only waited for, until
+    /// its dialer had acknowledged its end, is none of them.
     pub fn cut(&self) -> usize {
-        let open = self.shared.sessions.open();
+        let cut = self.shared.sessions.at_stake();
         self.shared.enter(Phase::Cut);
-        open
+        cut
     }
 
     /// Drains for `drain.timeout` at most, and ends; its series go last.

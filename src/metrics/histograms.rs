@@ -24,8 +24,7 @@ pub(super) const DIAL: Bounds = Bounds { direct: ROUND_TRIP.direct, tunnel: &[0.
 /// A client's wait for a link.
 pub(super) const WAIT: Bounds = Bounds { direct: &[0.0005, 0.005, 0.05, 0.25, 1.0, 5.0], tunnel: &[0.05, 1.0] };
 /// A connection's life.
-pub(super) const LIFETIME: Bounds =
-    Bounds { direct: &[1.0, 10.0, 60.0, 600.0, 3600.0, 86400.0], tunnel: &[3600.0] };
+pub(super) const LIFETIME: Bounds = Bounds { direct: &[1.0, 10.0, 60.0, 600.0, 3600.0, 86400.0], tunnel: &[3600.0] };
 /// A session's time without a connection. The last is the default of `resume.deadline`.
 pub(super) const OUTAGE: Bounds = Bounds { direct: &[], tunnel: &[1.0, 10.0, 60.0] };
 

@@ -5,6 +5,7 @@
 mod attempt;
 pub mod claims;
 pub mod door;
+mod drains;
 pub mod driver;
 pub mod hub;
 pub mod keeper;

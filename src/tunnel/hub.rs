@@ -12,6 +12,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
+use super::drains::{Drains, UnderWay};
 use super::slot::{Client, Slot, order};
 use crate::clock;
 use crate::config;
@@ -48,6 +49,7 @@ pub struct Hub {
     next_link: AtomicU64,
     slots: ArcSwap<Vec<Arc<Slot>>>,
     waiting: Mutex<Waiting<Client>>,
+    drains: Mutex<Drains>,
     pub present: Arc<Present>,
     alive: Mutex<HashMap<String, usize>>,
     /// The upstream goes: that its last link ends is no trouble.
@@ -83,6 +85,7 @@ impl Hub {
             name: settings.name.clone(),
             process: process.clone(),
             waiting: Mutex::new(Waiting::new(status.metrics.waiting.clone())),
+            drains: Mutex::default(),
             present: Present::new(&status),
             status,
             settings: watch::Sender::new(settings.clone()),
@@ -130,6 +133,7 @@ impl Hub {
         for client in slot.close() {
             self.enter(client);
         }
+        self.drain_ended(slot.id);
     }
 
     pub fn slots(&self) -> Arc<Vec<Arc<Slot>>> {
@@ -304,9 +308,31 @@ impl Hub {
         clients.into_iter().filter_map(|client| slot.give(client)).for_each(|back| self.enter(back));
     }
 
+    fn drains(&self) -> MutexGuard<'_, Drains> {
+        self.drains.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A link's gateway drains: whoever comes meanwhile waits for another, and their waits do not run yet.
+    pub fn drain_began(&self, link: u64) {
+        self.drains().begin(link);
+    }
+
+    /// That link is over, or its connection lost.
+    pub fn drain_ended(&self, link: u64) {
+        if self.drains().end(link, clock::now()) {
+            self.keeper.notify_one();
+        }
+    }
+
     /// Refuses the clients who have waited for `limits.wait`; says when the next one will have.
     pub fn expire(&self, now: Instant) -> Option<Instant> {
         let wait = self.current().limits.wait;
+        match self.drains().nobody_before(wait) {
+            // Its end wakes the keeper.
+            Err(UnderWay) => return None,
+            Ok(Some(at)) if now < at => return Some(at).filter(|_| !self.waiting().is_empty()),
+            Ok(_) => {}
+        }
         let (late, next) = self.waiting().take_late(now, wait);
         for client in late {
             self.present.refuse(client.socket, RefuseReason::LinkDown, "it has waited for `limits.wait`");

@@ -219,6 +219,7 @@ impl LinkTask {
                     ?retry_after,
                     "the gateway takes no new streams: another link is made for them"
                 );
+                self.hub.drain_began(self.slot.id);
                 self.drain_away("its gateway drains");
             }
             Event::Violation(violation) => {

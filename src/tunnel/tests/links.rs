@@ -157,7 +157,7 @@ async fn dials_that_others_take_the_place_of_are_counted() {
 #[tokio::test]
 async fn fault_05_the_end_of_an_only_gateway_is_told_as_planned_and_becomes_trouble_when_none_takes_its_place() {
     let stage = Stage::up().await;
-    stage._gateway.drain();
+    stage.gateway.drain();
     eventually("the upstream is down", || !stage.hub.is_up()).await;
     let outages = stage.hub.status.outages.load_full();
     // By what the gateway said itself, or what the next link has heard of it by then.

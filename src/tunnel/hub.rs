@@ -343,6 +343,7 @@ impl Hub {
     /// The upstream goes: nobody waits any more, nobody is let in.
     pub fn close(&self) {
         self.leaving.store(true, Ordering::Relaxed);
+        self.status.draining.store(true, Ordering::Relaxed);
         let clients = self.waiting().close();
         let refuse = |client: Client| self.present.refuse(client.socket, RefuseReason::LinkDown, "its upstream goes");
         clients.into_iter().for_each(refuse);

@@ -19,6 +19,7 @@ use crate::direct::keeper::Direct;
 use crate::link::drill;
 use crate::link::resolve::Resolver;
 use crate::listener::Arrivals;
+use crate::net::renewal::Reread;
 use crate::net::tls::ClientTls;
 use crate::session::hello::Token;
 use crate::status::{Status, UpstreamStatus};
@@ -76,15 +77,6 @@ pub struct Files {
     pub tls: Option<Arc<ClientTls>>,
     /// Tunnel mode only.
     pub token: Option<Arc<Token>>,
-}
-
-/// Files of one kind that looked different.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reread {
-    /// `TLS files`.
-    pub what: &'static str,
-    /// Why they cannot be used, and the old ones stay.
-    pub fault: Option<String>,
 }
 
 impl Files {

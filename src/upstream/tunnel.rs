@@ -7,11 +7,12 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Files, Reread, Wing};
+use super::{Files, Wing};
 use crate::config;
 use crate::link::drill;
 use crate::link::resolve::Resolver;
 use crate::listener::Arrivals;
+use crate::net::renewal::{Renewed, Reread};
 use crate::net::tls::ClientTls;
 use crate::status::{Status, UpstreamStatus};
 use crate::tunnel::door::Door;
@@ -69,13 +70,18 @@ impl Tunnel {
         let (old, read) = (self.hub.credentials.token.load_full(), token::read(&path));
         let fault = read.as_ref().err().cloned();
         let told = std::mem::replace(&mut *self.token_fault(), fault.clone());
-        match read {
-            Ok(token) if old.is_some_and(|old| old.is_same(&token)) => return None,
-            Ok(token) => self.hub.credentials.token.store(Some(Arc::new(token))),
+        let renewed = match read {
+            Ok(token) if old.is_some_and(|old| old.is_same(&token)) => {
+                Ok(if told.is_some() { Renewed::PutBack } else { Renewed::Same })
+            }
+            Ok(token) => {
+                self.hub.credentials.token.store(Some(Arc::new(token)));
+                Ok(Renewed::Others)
+            }
             Err(_) if told == fault => return None,
-            Err(_) => {}
-        }
-        Some(Reread { what: TOKEN, fault })
+            Err(fault) => Err(fault),
+        };
+        Reread::of(TOKEN, renewed)
     }
 
     /// A door for each forward; one that stays what it was stays.
@@ -127,15 +133,11 @@ impl Wing for Tunnel {
     fn reload_files(&self) -> Vec<Reread> {
         let mut reread = Vec::new();
         if let Some(tls) = self.tls() {
-            match tls.reload() {
-                Ok(false) => {}
-                Ok(true) => reread.push(Reread { what: "TLS files", fault: None }),
-                Err(fault) => reread.push(Reread { what: "TLS files", fault: Some(fault.to_string()) }),
-            }
+            reread.extend(Reread::of("TLS files", tls.reload().map_err(|fault| fault.to_string())));
         }
         reread.extend(self.reload_token());
         // A planned move: the same session goes on over a connection made with the new files.
-        if reread.iter().any(|reread| reread.fault.is_none()) {
+        if reread.iter().any(Reread::is_used) {
             self.hub.tell_all(order::MOVE);
         }
         reread

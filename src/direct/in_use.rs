@@ -118,6 +118,8 @@ pub struct Seen {
     pub idle: usize,
     /// Somebody heard from the upstream.
     pub received: bool,
+    /// When the first of those that do not answer may be judged dead.
+    pub due: Option<Duration>,
 }
 
 impl Default for InUse {
@@ -177,9 +179,10 @@ impl InUse {
             seen.open += 1;
             carried.sustain(heartbeat);
             seen.received |= carried.received.swap(false, Ordering::Relaxed);
-            if tcp && carried.upstream.is_dead(lived, heartbeat) {
+            let mut is_dead = |side: &Side| tcp && side.is_dead(lived, heartbeat, &mut seen.due);
+            if is_dead(&carried.upstream) {
                 carried.tell(Order::Dead);
-            } else if tcp && carried.client.is_dead(lived, heartbeat) {
+            } else if is_dead(&carried.client) {
                 seen.vanished += 1;
                 carried.tell(Order::Vanished);
             } else if idle_after
@@ -323,19 +326,23 @@ impl Side {
         }
     }
 
-    fn is_dead(&self, now: u64, heartbeat: &config::Heartbeat) -> bool {
+    /// `due`: brought forward to when this may be judged anew.
+    fn is_dead(&self, now: u64, heartbeat: &config::Heartbeat, due: &mut Option<Duration>) -> bool {
         let Some(fd) = self.fd else { return false };
         // Cleared before the look: bytes sent during it are looked at the next time.
         if !self.stirred.swap(false, Ordering::AcqRel) {
             return false;
         }
-        match kernel::tcp_info(fd).map(|info| watch::judge(&info, self.stalled(now, &info), &Beats::from(heartbeat))) {
-            Ok(Verdict::Dead) => true,
-            Ok(Verdict::InFlight) => {
+        let Ok(info) = kernel::tcp_info(fd) else { return false };
+        let (stalled, beats) = (self.stalled(now, &info), Beats::from(heartbeat));
+        match watch::judge(&info, stalled, &beats) {
+            Verdict::Dead => true,
+            Verdict::InFlight => {
                 self.stirred.store(true, Ordering::Release);
+                *due = [*due, watch::dead_in(&info, stalled, &beats)].into_iter().flatten().min();
                 false
             }
-            Ok(Verdict::Quiet) | Err(_) => false,
+            Verdict::Quiet => false,
         }
     }
 

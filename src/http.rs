@@ -85,11 +85,12 @@ impl HttpThread {
     /// Serves on these listeners from now on and on no other. To keep an address, pass a clone of its listener again.
     /// What the queue of a listener that goes still holds is served; open connections stay.
     pub fn rebind(&self, listeners: Vec<std::net::TcpListener>) {
-        // Fails only when the thread has ended, which `is_running` tells.
+        // Fails only when the thread has ended.
         let _ = self.orders.send(listeners);
     }
 
-    pub fn is_running(&self) -> bool {
+    #[cfg(test)]
+    fn is_running(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 

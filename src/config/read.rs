@@ -1,9 +1,10 @@
 //! One value at a time: what is written for a key, or its default, checked against its row in the list of keys.
 
 mod numbers;
+mod quantities;
 mod texts;
 
-pub(super) use numbers::Ratio;
+pub(super) use numbers::{Count, Ratio};
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;

@@ -71,7 +71,9 @@ pub(super) fn sort<'t>(source: &Source, document: &'t DeTable<'t>) -> (Tree<'t>,
                 for (name, value) in upstreams {
                     let mut table = Table { place: name.span(), ..Table::default() };
                     match value.get_ref() {
-                        DeValue::Table(keys) => walk.table(Scope::Upstream, name.get_ref(), "", keys, &mut table),
+                        DeValue::Table(keys) => {
+                            walk.table(At::start(Scope::Upstream, name.get_ref()), keys, &mut table)
+                        }
                         value => {
                             walk.wrong_table(&name.span(), &format!("upstreams.{}", name.get_ref()), value);
                             continue;
@@ -82,11 +84,11 @@ pub(super) fn sort<'t>(source: &Source, document: &'t DeTable<'t>) -> (Tree<'t>,
             }
             ("defaults", DeValue::Table(keys)) => {
                 let mut table = Table { place: key.span(), ..Table::default() };
-                walk.table(Scope::Defaults, "", "", keys, &mut table);
+                walk.table(At::start(Scope::Defaults, ""), keys, &mut table);
                 tree.defaults = Some(table);
             }
             (name @ ("upstreams" | "defaults"), value) => walk.wrong_table(&key.span(), name, value),
-            _ => walk.entry(Scope::Top, "", "", key, value, &mut tree.top),
+            _ => walk.entry(At::start(Scope::Top, ""), key, value, &mut tree.top),
         }
     }
     // The parser sorts by name; people read by line.
@@ -105,23 +107,37 @@ struct Walk<'s> {
     upstreams: BTreeSet<String>,
 }
 
+/// A table below a scope, in which keys are looked up.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    scope: Scope,
+    /// The name that stands for `*` in the scope's path, if there is one.
+    name: &'a str,
+    /// Empty, or ends in a dot.
+    prefix: &'a str,
+}
+
+impl<'a> At<'a> {
+    fn start(scope: Scope, name: &'a str) -> Self {
+        Self { scope, name, prefix: "" }
+    }
+}
+
 impl Walk<'_> {
-    fn table<'t>(&mut self, scope: Scope, upstream: &str, prefix: &str, keys: &'t DeTable<'t>, table: &mut Table<'t>) {
+    fn table<'t>(&mut self, at: At<'_>, keys: &'t DeTable<'t>, table: &mut Table<'t>) {
         for (key, value) in keys {
-            self.entry(scope, upstream, prefix, key, value, table);
+            self.entry(at, key, value, table);
         }
     }
 
-    /// `prefix` is empty or ends in a dot.
     fn entry<'t>(
         &mut self,
-        scope: Scope,
-        upstream: &str,
-        prefix: &str,
+        at: At<'_>,
         key: &Spanned<std::borrow::Cow<'t, str>>,
         value: &'t Spanned<DeValue<'t>>,
         table: &mut Table<'t>,
     ) {
+        let At { scope, name: upstream, prefix } = at;
         let path = format!("{prefix}{}", key.get_ref());
         if let Some(known) = scope.key(&path) {
             table.keys.insert(known.name(), Written { value });
@@ -129,7 +145,7 @@ impl Walk<'_> {
             match value.get_ref() {
                 DeValue::Table(keys) => {
                     table.tables.insert(path.clone(), key.span());
-                    self.table(scope, upstream, &format!("{path}."), keys, table);
+                    self.table(At { prefix: &format!("{path}."), ..at }, keys, table);
                 }
                 DeValue::String(word) if path == "tls" && scope == Scope::Upstream && word == "off" => {
                     table.tls_off = true;
@@ -141,7 +157,7 @@ impl Walk<'_> {
         } else if scope == Scope::Top && path == "gateway.services" {
             self.services(&key.span(), value, table);
         } else {
-            let meant = self.unknown(scope, upstream, prefix, key, value.get_ref());
+            let meant = self.unknown(at, key, value.get_ref());
             table.misspelt.extend(meant);
         }
     }
@@ -156,7 +172,7 @@ impl Walk<'_> {
             match (value.get_ref(), one.get_ref()) {
                 (DeValue::Array(_), DeValue::Table(keys)) => {
                     let mut table = Table { place: one.span(), ..Table::default() };
-                    self.table(Scope::Forward, upstream, "", keys, &mut table);
+                    self.table(At::start(Scope::Forward, upstream), keys, &mut table);
                     forwards.tables.push(table);
                 }
                 (whole, _) => {
@@ -184,7 +200,7 @@ impl Walk<'_> {
         for (name, value) in services {
             let mut service = Table { place: name.span(), ..Table::default() };
             match value.get_ref() {
-                DeValue::Table(keys) => self.table(Scope::Service, name.get_ref(), "", keys, &mut service),
+                DeValue::Table(keys) => self.table(At::start(Scope::Service, name.get_ref()), keys, &mut service),
                 _ => {
                     service.keys.insert("address", Written { value });
                 }
@@ -228,12 +244,11 @@ impl Walk<'_> {
     /// Tells it, and returns which key was meant, if it is one of the same table.
     fn unknown(
         &mut self,
-        scope: Scope,
-        upstream: &str,
-        prefix: &str,
+        at: At<'_>,
         key: &Spanned<std::borrow::Cow<'_, str>>,
         value: &DeValue<'_>,
     ) -> Option<&'static str> {
+        let At { scope, name: upstream, prefix } = at;
         if self.problems.len() >= UNKNOWN_MAX {
             return None;
         }
@@ -252,7 +267,7 @@ impl Walk<'_> {
             self.problems.push(if known.is_empty() { problem } else { problem.help(format!("files here: {known}")) });
             return Some(scope.key(&format!("{prefix}{}", meant?))?.name());
         }
-        let (near, help) = match self.elsewhere(scope, upstream, prefix, name, value) {
+        let (near, help) = match self.elsewhere(at, name, value) {
             Some(help) => (None, help),
             None => match synonym(scope, prefix, name).or_else(|| nearest(scope, prefix, name)) {
                 Some(near) => (scope.key(&format!("{prefix}{near}")), format!("did you mean `{near}`?")),
@@ -268,7 +283,8 @@ impl Walk<'_> {
     }
 
     /// Tables in which this very name is known.
-    fn elsewhere(&self, scope: Scope, upstream: &str, prefix: &str, name: &str, value: &DeValue<'_>) -> Option<String> {
+    fn elsewhere(&self, at: At<'_>, name: &str, value: &DeValue<'_>) -> Option<String> {
+        let At { scope, name: upstream, prefix } = at;
         let tables = |scope: Scope| -> Vec<String> {
             scope
                 .keys()

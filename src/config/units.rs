@@ -83,9 +83,21 @@ const OTHER_SIZES: &[(&str, &str)] = &[
     ("bytes", "B"),
 ];
 
+/// The units of one kind of quantity.
+struct Units {
+    /// The largest first, each in the smallest.
+    known: &'static [(&'static str, u64)],
+    /// What others write, and which of ours is meant.
+    others: &'static [(&'static str, &'static str)],
+    example: &'static str,
+}
+
+const OF_TIME: Units = Units { known: TIMES, others: OTHER_TIMES, example: "a duration such as \"5s\"" };
+const OF_SIZE: Units = Units { known: SIZES, others: OTHER_SIZES, example: "a size such as \"16MiB\"" };
+
 /// Reads whole numbers of ms, s, m and h, the largest unit first: "5s", "1m30s". Whole milliseconds always.
 pub fn duration(text: &str) -> Result<Duration, UnitError> {
-    let ms = quantity(text, TIMES, OTHER_TIMES, "a duration such as \"5s\"").map_err(|error| match (error, text) {
+    let ms = quantity(text, &OF_TIME).map_err(|error| match (error, text) {
         (UnitError::NoUnit(_), text) => text.parse().map_or(UnitError::NoUnit(None), bare_duration),
         (UnitError::Fraction(_), text) => fraction(text),
         (UnitError::UnknownUnit { unit, suggestion: None }, text) if matches!(unit.as_str(), "d" | "day" | "days") => {
@@ -100,7 +112,7 @@ pub fn duration(text: &str) -> Result<Duration, UnitError> {
 
 /// Reads whole numbers of B, KiB, MiB, GiB and TiB, the largest unit first: "64MiB".
 pub fn size(text: &str) -> Result<u64, UnitError> {
-    quantity(text, SIZES, OTHER_SIZES, "a size such as \"16MiB\"").map_err(|error| match error {
+    quantity(text, &OF_SIZE).map_err(|error| match error {
         UnitError::NoUnit(_) => text.parse().map_or(UnitError::NoUnit(None), bare_size),
         UnitError::Fraction(_) => fraction_of_size(text),
         error => error,
@@ -173,16 +185,16 @@ fn show(mut amount: u64, units: &[(&str, u64)], zero: &str) -> String {
     if text.is_empty() { zero.to_owned() } else { text }
 }
 
-fn quantity(text: &str, units: &[(&str, u64)], others: &[(&str, &str)], what: &'static str) -> Result<u64, UnitError> {
+fn quantity(text: &str, units: &Units) -> Result<u64, UnitError> {
     if text.len() > 1 && text.starts_with('-') && text[1..].starts_with(|c: char| c.is_ascii_digit()) {
         return Err(UnitError::Negative);
     }
     if !text.starts_with(|c: char| c.is_ascii_digit()) || !text.is_ascii() {
-        return Err(UnitError::Other(what));
+        return Err(UnitError::Other(units.example));
     }
     if text.contains(' ') {
         let joined = text.replace(' ', "");
-        let suggestion = quantity(&joined, units, others, what).ok().and_then(|_| Suggestion::new(joined));
+        let suggestion = quantity(&joined, units).ok().and_then(|_| Suggestion::new(joined));
         return Err(UnitError::Blank(suggestion));
     }
     if text.contains(['.', ',']) {
@@ -195,7 +207,7 @@ fn quantity(text: &str, units: &[(&str, u64)], others: &[(&str, &str)], what: &'
         let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
         let (number, tail) = rest.split_at(digits);
         if number.is_empty() {
-            return Err(UnitError::Other(what));
+            return Err(UnitError::Other(units.example));
         }
         let number: u64 = number.parse().map_err(|_| UnitError::TooLarge)?;
         let letters = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
@@ -203,8 +215,8 @@ fn quantity(text: &str, units: &[(&str, u64)], others: &[(&str, &str)], what: &'
         if unit.is_empty() {
             return Err(UnitError::NoUnit(None));
         }
-        let Some((_, factor)) = units.iter().find(|(name, _)| *name == unit) else {
-            return Err(unknown_unit(text, number, unit, units, others, what));
+        let Some((_, factor)) = units.known.iter().find(|(name, _)| *name == unit) else {
+            return Err(unknown_unit(text, number, unit, units));
         };
         if *factor >= smallest {
             return Err(UnitError::Order);
@@ -217,21 +229,14 @@ fn quantity(text: &str, units: &[(&str, u64)], others: &[(&str, &str)], what: &'
 }
 
 /// A unit that is meant for a known one gets it suggested, in the simple case of one number and one unit.
-fn unknown_unit(
-    text: &str,
-    number: u64,
-    unit: &str,
-    units: &[(&str, u64)],
-    others: &[(&str, &str)],
-    what: &'static str,
-) -> UnitError {
+fn unknown_unit(text: &str, number: u64, unit: &str, units: &Units) -> UnitError {
     if !unit.chars().all(|c| c.is_ascii_alphabetic()) {
-        return UnitError::Other(what);
+        return UnitError::Other(units.example);
     }
     let lower = unit.to_ascii_lowercase();
     let same = |(name, _): &&(&str, u64)| name.eq_ignore_ascii_case(unit);
-    let meant = units.iter().find(same).map(|(name, _)| *name);
-    let meant = meant.or_else(|| others.iter().find(|(name, _)| *name == lower).map(|(_, unit)| *unit));
+    let meant = units.known.iter().find(same).map(|(name, _)| *name);
+    let meant = meant.or_else(|| units.others.iter().find(|(name, _)| *name == lower).map(|(_, unit)| *unit));
     let alone = text.len() == text.find(unit).unwrap_or(0) + unit.len();
     let suggestion = meant.filter(|_| alone).and_then(|meant| Suggestion::new(format!("{number}{meant}")));
     UnitError::UnknownUnit { unit: unit.to_owned(), suggestion }

@@ -112,7 +112,8 @@ impl Endpoints {
     }
 
     /// Whether the endpoint counts as failing.
-    pub fn is_failing(&self, endpoint: &Endpoint) -> bool {
+    #[cfg(test)]
+    fn is_failing(&self, endpoint: &Endpoint) -> bool {
         self.find(endpoint).is_some_and(|i| self.known[i].failed > 0)
     }
 

@@ -3,87 +3,20 @@
 //! A carried connection only stores a few flags when bytes move. Once in a while one task for the upstream looks through
 //! them all: no timer, and no clock, for each connection.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+mod carried;
+
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::Waker;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::config::{self, Beats};
-use crate::link::watch::{self, Verdict};
+use crate::config;
 use crate::metrics::CloseReason;
-use crate::net::kernel::{self, TcpInfo};
-use crate::net::rehearsal::{Kind, Rehearsal};
-use crate::net::socket;
+use crate::net::rehearsal::Rehearsal;
 use crate::net::stream::Stream;
 
-/// What the shared timer tells a connection to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    None = 0,
-    /// The far end is dead: reset.
-    Dead = 1,
-    /// It moved no byte for `idle_timeout`.
-    Idle = 2,
-    /// The drain is over.
-    Drained = 3,
-    /// Others need the pipe that a stalled reader keeps full.
-    EmptyPipe = 4,
-    /// The client is gone without a word: reset.
-    Vanished = 5,
-    /// A drill resets the upstream's side.
-    Reset = 6,
-    /// A drill holds the upstream's bytes up: see [`Carried::take_rehearsal`].
-    Rehearse = 7,
-}
-
-/// One carried connection, as the shared timer sees it.
-#[derive(Debug)]
-pub struct Carried {
-    upstream: Side,
-    client: Side,
-    order: AtomicU8,
-    /// Bytes came from the upstream since the last look.
-    received: AtomicBool,
-    /// The look before which a byte last moved.
-    touched: AtomicU32,
-    /// The look before which it stalled with bytes in a pipe; 0: it has none.
-    stalled: AtomicU32,
-    /// Whether keepalive has been set on the upstream's socket.
-    sustained: AtomicBool,
-    waker: OnceLock<Waker>,
-    origin: Origin,
-    rehearsal: Mutex<Option<Arc<Rehearsal>>>,
-}
-
-/// The link that handed a connection out, and the endpoint, as one number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Origin(u64);
-
-impl Origin {
-    pub fn new(link: u64, endpoint: &str) -> Self {
-        let mut hasher = DefaultHasher::new();
-        (link, endpoint).hash(&mut hasher);
-        Self(hasher.finish())
-    }
-}
-
-/// One of its sockets.
-#[derive(Debug)]
-struct Side {
-    /// `None`: a unix socket, whose peer cannot vanish unseen.
-    fd: Option<RawFd>,
-    /// Bytes were written to it since the last look, or were not acknowledged then.
-    stirred: AtomicBool,
-    /// What the peer had acknowledged when bytes were last seen in flight; [`NOTHING`]: none were.
-    acknowledged: AtomicU64,
-    /// The first look, in milliseconds of [`InUse::born`], that saw that number.
-    since: AtomicU64,
-}
-
-/// No connection gets that far.
-const NOTHING: u64 = u64::MAX;
+use carried::Side;
+pub use carried::{Carried, Order, Origin};
 
 /// All of one upstream.
 #[derive(Debug)]
@@ -137,18 +70,7 @@ impl InUse {
         sustained: bool,
         origin: Origin,
     ) -> Registered {
-        let carried = Arc::new(Carried {
-            upstream: Side::new(upstream),
-            client: Side::new(client),
-            order: AtomicU8::new(Order::None as u8),
-            received: AtomicBool::new(false),
-            touched: AtomicU32::new(self.looks.load(Ordering::Relaxed)),
-            stalled: AtomicU32::new(0),
-            sustained: AtomicBool::new(sustained),
-            waker: OnceLock::new(),
-            origin,
-            rehearsal: Mutex::default(),
-        });
+        let carried = Arc::new(Carried::new([client, upstream], sustained, origin, self.looks()));
         let mut slots = self.slots();
         let slot = match slots.free.pop() {
             Some(slot) => {
@@ -173,21 +95,19 @@ impl InUse {
     /// without a byte after which a connection is idle. `pipes_wanted`: somebody waits for a pipe.
     pub fn look(&self, heartbeat: &config::Heartbeat, tcp: bool, idle_after: Option<u32>, pipes_wanted: bool) -> Seen {
         let now = self.looks.fetch_add(1, Ordering::Relaxed) + 1;
-        let lived = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(NOTHING);
+        let lived = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
         let mut seen = Seen::default();
         for carried in self.slots().all.iter().flatten() {
             seen.open += 1;
             carried.sustain(heartbeat);
-            seen.received |= carried.received.swap(false, Ordering::Relaxed);
+            seen.received |= carried.has_received();
             let mut is_dead = |side: &Side| tcp && side.is_dead(lived, heartbeat, &mut seen.due);
             if is_dead(&carried.upstream) {
                 carried.tell(Order::Dead);
             } else if is_dead(&carried.client) {
                 seen.vanished += 1;
                 carried.tell(Order::Vanished);
-            } else if idle_after
-                .is_some_and(|limit| now.saturating_sub(carried.touched.load(Ordering::Relaxed)) > limit)
-            {
+            } else if idle_after.is_some_and(|limit| carried.looks_since_moved(now) > limit) {
                 seen.idle += 1;
                 carried.tell(Order::Idle);
             } else if pipes_wanted && carried.has_stalled_since(now) {
@@ -200,9 +120,7 @@ impl InUse {
     /// An edit of the heartbeat reaches connections in use: keepalive runs on the new numbers.
     pub fn retune(&self, heartbeat: &config::Heartbeat) {
         for carried in self.slots().all.iter().flatten() {
-            carried.client.sustain(heartbeat);
-            carried.sustained.store(false, Ordering::Relaxed);
-            carried.sustain(heartbeat);
+            carried.retune(heartbeat);
         }
     }
 
@@ -219,140 +137,12 @@ impl InUse {
         slots.all.iter().flatten().map(|carried| carried.tell(order)).count()
     }
 
+    fn looks(&self) -> u32 {
+        self.looks.load(Ordering::Relaxed)
+    }
+
     fn slots(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Carried {
-    /// What the connection was told, if anything; [`Order::EmptyPipe`] and [`Order::Rehearse`] are told once.
-    pub fn order(&self) -> Order {
-        match self.order.load(Ordering::Acquire) {
-            1 => Order::Dead,
-            2 => Order::Idle,
-            3 => Order::Drained,
-            5 => Order::Vanished,
-            6 => Order::Reset,
-            once @ (4 | 7) => {
-                let _ = self.order.compare_exchange(once, 0, Ordering::AcqRel, Ordering::Relaxed);
-                if once == 4 { Order::EmptyPipe } else { Order::Rehearse }
-            }
-            _ => Order::None,
-        }
-    }
-
-    /// Whose task to wake when there is an order. A task keeps its waker for life.
-    pub fn woken_by(&self, waker: &Waker) {
-        if self.waker.get().is_none() {
-            let _ = self.waker.set(waker.clone());
-        }
-    }
-
-    /// Bytes moved since the carrier last said so.
-    pub fn moved(&self, owner: &InUse, sent: bool, received: bool) {
-        self.touched.store(owner.looks.load(Ordering::Relaxed), Ordering::Relaxed);
-        if sent {
-            self.upstream.stirred.store(true, Ordering::Relaxed);
-        }
-        if received {
-            self.client.stirred.store(true, Ordering::Relaxed);
-            self.received.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// The carrier waits for a reader while a pipe of its is full, or no longer.
-    pub fn stalls(&self, owner: &InUse, holds_pipe: bool) {
-        let stalled = self.stalled.load(Ordering::Relaxed);
-        if holds_pipe != (stalled != 0) {
-            let now = if holds_pipe { owner.looks.load(Ordering::Relaxed).max(1) } else { 0 };
-            self.stalled.store(now, Ordering::Relaxed);
-        }
-    }
-
-    fn has_stalled_since(&self, now: u32) -> bool {
-        match self.stalled.load(Ordering::Relaxed) {
-            0 => false,
-            // Two looks a second apart have seen it, so a whole second has passed.
-            since => now.saturating_sub(since) >= 2,
-        }
-    }
-
-    fn sustain(&self, heartbeat: &config::Heartbeat) {
-        if !self.sustained.swap(true, Ordering::Relaxed) {
-            self.upstream.sustain(heartbeat);
-        }
-    }
-
-    /// Takes the connection through a drill.
-    pub fn rehearse(&self, rehearsal: &Arc<Rehearsal>) {
-        if rehearsal.kind() == Kind::Reset {
-            return self.tell(Order::Reset);
-        }
-        *self.rehearsal.lock().unwrap_or_else(PoisonError::into_inner) = Some(rehearsal.clone());
-        self.tell(Order::Rehearse);
-    }
-
-    /// What [`Order::Rehearse`] is about.
-    pub fn take_rehearsal(&self) -> Option<Arc<Rehearsal>> {
-        self.rehearsal.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    fn tell(&self, order: Order) {
-        let _ = self.order.fetch_update(Ordering::AcqRel, Ordering::Acquire, |current| {
-            // An end once told is not taken back, and a pipe may be asked for again.
-            let gives_way = match current {
-                0 | 4 => true,
-                7 => order != Order::EmptyPipe,
-                _ => false,
-            };
-            gives_way.then_some(order as u8)
-        });
-        if let Some(waker) = self.waker.get() {
-            waker.wake_by_ref();
-        }
-    }
-}
-
-impl Side {
-    fn new(fd: Option<RawFd>) -> Self {
-        let (acknowledged, since) = (AtomicU64::new(NOTHING), AtomicU64::new(0));
-        Self { fd, stirred: AtomicBool::new(true), acknowledged, since }
-    }
-
-    /// A socket that just died refuses; its carrier finds out by itself.
-    fn sustain(&self, heartbeat: &config::Heartbeat) {
-        if let Some(fd) = self.fd {
-            let _ = kernel::with_fd(fd, |fd| socket::sustain(&fd, heartbeat));
-        }
-    }
-
-    /// `due`: brought forward to when this may be judged anew.
-    fn is_dead(&self, now: u64, heartbeat: &config::Heartbeat, due: &mut Option<Duration>) -> bool {
-        let Some(fd) = self.fd else { return false };
-        // Cleared before the look: bytes sent during it are looked at the next time.
-        if !self.stirred.swap(false, Ordering::AcqRel) {
-            return false;
-        }
-        let Ok(info) = kernel::tcp_info(fd) else { return false };
-        let (stalled, beats) = (self.stalled(now, &info), Beats::from(heartbeat));
-        match watch::judge(&info, stalled, &beats) {
-            Verdict::Dead => true,
-            Verdict::InFlight => {
-                self.stirred.store(true, Ordering::Release);
-                *due = [*due, watch::dead_in(&info, stalled, &beats)].into_iter().flatten().min();
-                false
-            }
-            Verdict::Quiet => false,
-        }
-    }
-
-    /// How long looks have seen bytes in flight and none acknowledged.
-    fn stalled(&self, now: u64, info: &TcpInfo) -> Duration {
-        let acknowledged = if info.unacked == 0 { NOTHING } else { info.bytes_acked };
-        if self.acknowledged.swap(acknowledged, Ordering::Relaxed) != acknowledged || acknowledged == NOTHING {
-            self.since.store(now, Ordering::Relaxed);
-        }
-        Duration::from_millis(now.saturating_sub(self.since.load(Ordering::Relaxed)))
     }
 }
 
@@ -369,11 +159,11 @@ impl Registered {
     }
 
     pub fn moved(&self, sent: bool, received: bool) {
-        self.carried.moved(&self.owner, sent, received);
+        self.carried.moved(self.owner.looks(), sent, received);
     }
 
     pub fn stalls(&self, holds_pipe: bool) {
-        self.carried.stalls(&self.owner, holds_pipe);
+        self.carried.stalls(self.owner.looks(), holds_pipe);
     }
 }
 

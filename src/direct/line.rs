@@ -298,7 +298,8 @@ impl LineMode {
     }
 
     /// False once line mode has ended for this connection.
-    pub fn is_on(&self) -> bool {
+    #[cfg(test)]
+    fn is_on(&self) -> bool {
         self.on
     }
 
@@ -308,7 +309,8 @@ impl LineMode {
     }
 
     /// How many answers are due to us, late ones included.
-    pub fn answers_due(&self) -> usize {
+    #[cfg(test)]
+    fn answers_due(&self) -> usize {
         self.due.ours()
     }
 

@@ -7,7 +7,7 @@ use toml::de::DeValue;
 use super::{Check, shown};
 use crate::config::bounds::{ENDPOINTS_MAX, LISTENERS_MAX};
 use crate::config::listeners::Dialled;
-use crate::config::read::{Layer, Reader, Text};
+use crate::config::read::{Count, Layer, Reader, Text};
 use crate::config::report::Problem;
 use crate::config::{Address, Endpoint, ListenAddress, address};
 
@@ -139,7 +139,8 @@ fn one_endpoint(reader: &mut Reader<'_>, value: &DeValue<'_>, span: &Range<usize
                         address = Some(reader.string("address", "an address", value.get_ref(), &value.span())?);
                     }
                     "priority" => {
-                        let read = reader.count_of("priority", 1, 1_000_000, None, value.get_ref(), &value.span());
+                        let range = Count { min: 1, max: 1_000_000, word: None };
+                        let read = reader.count_of("priority", &range, value.get_ref(), &value.span());
                         priority = read.flatten().and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
                     }
                     other => {

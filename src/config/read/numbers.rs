@@ -1,19 +1,40 @@
 //! Durations, sizes, counts and ratios.
 
+use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
 use toml::de::DeValue;
 
+use super::quantities::{Bounds, SIZE, TIME};
 use super::{Got, Layer, Reader, last};
-use crate::config::keys::{DefaultValue, Key, Kind};
-use crate::config::units::{self, UnitError, show_duration, show_size};
+use crate::config::keys::{DefaultValue, Kind};
 
 /// A number, or a word by its place in the list.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(in crate::config) enum Ratio {
     Number(f64),
     Word(usize),
+}
+
+/// The whole numbers that are taken, and the word that stands for no limit.
+pub(in crate::config) struct Count {
+    pub min: u64,
+    pub max: u64,
+    pub word: Option<&'static str>,
+}
+
+impl Count {
+    fn contains(&self, number: u64) -> bool {
+        (self.min..=self.max).contains(&number)
+    }
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a whole number of {} to {}", self.min, self.max)?;
+        self.word.map_or(Ok(()), |word| write!(f, ", or \"{word}\""))
+    }
 }
 
 impl Reader<'_> {
@@ -24,73 +45,8 @@ impl Reader<'_> {
             _ => None,
         };
         self.read(layer, name, fallback, |reader, key, written| {
-            let span = &written.value.span();
-            let (min, max, off) = match key.kind {
-                Kind::Time { min, max, off } => (min, max, off),
-                _ => return None,
-            };
-            let last = last(name);
-            let read = match written.value.get_ref() {
-                DeValue::Integer(number) => match i128::from_str_radix(number.as_str(), number.radix()) {
-                    Ok(0) => Ok(Duration::ZERO),
-                    Ok(number) if number < 0 => Err(UnitError::Negative),
-                    Ok(number) => Err(u64::try_from(number).map_or(UnitError::NoUnit(None), units::bare_duration)),
-                    Err(_) => Err(UnitError::NoUnit(None)),
-                },
-                DeValue::Float(number) if number.as_str().starts_with('-') => Err(UnitError::Negative),
-                DeValue::Float(number) => Err(match units::fraction(number.as_str()) {
-                    UnitError::Fraction(meant) => UnitError::NoUnit(meant),
-                    other => other,
-                }),
-                value => {
-                    let text = reader.string(last, "a duration such as \"5s\"", value, span)?;
-                    if text.value == "off" {
-                        if !off {
-                            let help = format!("it takes {}", key.range());
-                            reader.error(span, format!("`{last}` cannot be switched off"), help);
-                            return None;
-                        }
-                        return Some(None);
-                    }
-                    if !text.is_plain() {
-                        // Nothing of what a variable holds is repeated.
-                        let read = units::duration(&text.value).ok().filter(|time| (min..=max).contains(time));
-                        if read.is_none() {
-                            let message = format!("`{last}` from {} is no duration it can take", text.quoted());
-                            reader.error(span, message, format!("it takes {}", key.range()));
-                        }
-                        return read.map(Some);
-                    }
-                    match text.value.as_str() {
-                        "0" => Ok(Duration::ZERO),
-                        text => units::duration(text),
-                    }
-                }
-            };
-            match read {
-                Ok(time) if (min..=max).contains(&time) => Some(Some(time)),
-                Ok(time) if time.is_zero() && off => {
-                    reader.error(span, format!("`{last}` is 0: write \"off\" to switch it off"), off_help(key));
-                    None
-                }
-                Ok(time) => {
-                    let range = format!("{} to {}", show_duration(min), show_duration(max));
-                    reader.error(span, format!("`{last}` is {}, and must be {range}", show_duration(time)), "");
-                    None
-                }
-                Err(UnitError::Negative) if off => {
-                    reader.error(span, format!("`{last}` is negative: write \"off\" to switch it off"), off_help(key));
-                    None
-                }
-                Err(error @ UnitError::Negative) => {
-                    reader.error(span, format!("`{last}` {error}"), format!("it takes {}", key.range()));
-                    None
-                }
-                Err(error) => {
-                    reader.error(span, format!("`{last}` {error}"), "units are ms, s, m, h");
-                    None
-                }
-            }
+            let Kind::Time { min, max, off } = key.kind else { return None };
+            reader.quantity(&TIME, &Bounds { min, max, off }, key, written)
         })
     }
 
@@ -101,55 +57,8 @@ impl Reader<'_> {
             _ => 0,
         };
         self.read(layer, name, fallback, |reader, key, written| {
-            let span = &written.value.span();
             let Kind::Size { min, max } = key.kind else { return None };
-            let last = last(name);
-            let read = match written.value.get_ref() {
-                DeValue::Integer(number) => match i128::from_str_radix(number.as_str(), number.radix()) {
-                    Ok(number) if number < 0 => Err(UnitError::Negative),
-                    Ok(0) => Ok(0),
-                    Ok(number) => Err(u64::try_from(number).map_or(UnitError::NoUnit(None), units::bare_size)),
-                    Err(_) => Err(UnitError::NoUnit(None)),
-                },
-                DeValue::Float(number) if number.as_str().starts_with('-') => Err(UnitError::Negative),
-                DeValue::Float(number) => Err(match units::fraction_of_size(number.as_str()) {
-                    UnitError::Fraction(meant) => UnitError::NoUnit(meant),
-                    other => other,
-                }),
-                value => {
-                    let text = reader.string(last, "a size such as \"16MiB\"", value, span)?;
-                    if !text.is_plain() {
-                        // Nothing of what a variable holds is repeated.
-                        let read = units::size(&text.value).ok().filter(|bytes| (min..=max).contains(bytes));
-                        if read.is_none() {
-                            let message = format!("`{last}` from {} is no size it can take", text.quoted());
-                            reader.error(span, message, format!("it takes {}", key.range()));
-                        }
-                        return read;
-                    }
-                    match text.value.as_str() {
-                        "off" => {
-                            let help = format!("it takes {}", key.range());
-                            reader.error(span, format!("`{last}` cannot be switched off"), help);
-                            return None;
-                        }
-                        "0" => Ok(0),
-                        text => units::size(text),
-                    }
-                }
-            };
-            match read {
-                Ok(bytes) if (min..=max).contains(&bytes) => return Some(bytes),
-                Ok(bytes) => {
-                    let range = key.range();
-                    reader.error(span, format!("`{last}` is {}, and must be {range}", show_size(bytes)), "");
-                }
-                Err(error @ UnitError::Negative) => {
-                    reader.error(span, format!("`{last}` {error}"), format!("it takes {}", key.range()));
-                }
-                Err(error) => reader.error(span, format!("`{last}` {error}"), "units are B, KiB, MiB, GiB, TiB"),
-            }
-            None
+            reader.quantity(&SIZE, &Bounds { min, max, off: false }, key, written).flatten()
         })
     }
 
@@ -161,25 +70,22 @@ impl Reader<'_> {
         };
         self.read(layer, name, fallback, |reader, key, written| match key.kind {
             Kind::Count { min, max, word } => {
-                reader.count_of(last(name), min, max, word, written.value.get_ref(), &written.value.span())
+                let range = Count { min, max, word };
+                reader.count_of(last(name), &range, written.value.get_ref(), &written.value.span())
             }
             _ => None,
         })
     }
 
+    /// What is written at `name`, `Some(None)` for the word. `None`: it is wrong, and that has been told.
     pub fn count_of(
         &mut self,
         name: &str,
-        min: u64,
-        max: u64,
-        word: Option<&str>,
+        range: &Count,
         value: &DeValue<'_>,
         span: &Range<usize>,
     ) -> Option<Option<u64>> {
-        let range = match word {
-            Some(word) => format!("a whole number of {min} to {max}, or \"{word}\""),
-            None => format!("a whole number of {min} to {max}"),
-        };
+        let word = range.word;
         let (digits, radix) = match value {
             DeValue::Integer(number) => (number.as_str().to_owned(), number.radix()),
             DeValue::String(written) => {
@@ -200,7 +106,7 @@ impl Reader<'_> {
                     return None;
                 }
                 // The value stays out of the message: it came from a variable.
-                let number = text.value.parse().ok().filter(|number| is_number && (min..=max).contains(number));
+                let number = text.value.parse().ok().filter(|number| is_number && range.contains(*number));
                 if number.is_none() {
                     self.error(span, format!("`{name}` from {} is not {range}", text.quoted()), "");
                 }
@@ -211,12 +117,12 @@ impl Reader<'_> {
                 return None;
             }
             other => {
-                self.wrong_type(name, &range, other, span);
+                self.wrong_type(name, &range.to_string(), other, span);
                 return None;
             }
         };
         let number = i128::from_str_radix(&digits, radix).ok();
-        match number.and_then(|number| u64::try_from(number).ok()).filter(|number| (min..=max).contains(number)) {
+        match number.and_then(|number| u64::try_from(number).ok()).filter(|number| range.contains(*number)) {
             Some(number) => Some(Some(number)),
             None => {
                 let none = number.is_some_and(|number| number <= 0);
@@ -286,10 +192,6 @@ impl Reader<'_> {
             None
         })
     }
-}
-
-fn off_help(key: &Key) -> String {
-    format!("it takes {}", key.range())
 }
 
 fn shorten(text: &str) -> String {

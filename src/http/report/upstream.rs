@@ -10,9 +10,10 @@ use super::history::{self, DrillReport, EventReport, OutageReport, TripReport};
 use super::tunnel::{self, ForwardReport, SessionReport};
 use super::{age, counts};
 use crate::clock::rfc3339;
-use crate::config::{Balance, Beat, InUse};
+use crate::config::{Balance, Beat, Endpoint, InUse, Limits, Upstream};
 use crate::metrics::{
     CloseReason, DialOutcome, Direction, EndpointFigures, Label, LossReason, PerMode, RefuseReason, ResumeOutcome,
+    UpstreamMetrics,
 };
 use crate::status::{LinkStatus, UpstreamStatus};
 
@@ -153,62 +154,17 @@ pub(super) fn upstream_report(
         first_up_age_seconds: first_up.map(|at| age(at, now)),
         downtime_seconds: metrics.downtime(),
         required: settings.required,
-        balance: match settings.balance {
-            Balance::Priority => "priority",
-            Balance::RoundRobin => "round-robin",
-            Balance::LeastConnections => "least-connections",
-        }
-        .to_owned(),
+        balance: balance(settings.balance).to_owned(),
         listen: upstream.listening.load().to_vec(),
         forwards: tunnel::forward_reports(upstream),
         endpoints: settings
             .endpoints
             .iter()
-            .map(|endpoint| {
-                let seen = figures.get(&upstream.name, &endpoint.name);
-                EndpointReport {
-                    name: endpoint.name.clone(),
-                    priority: endpoint.priority,
-                    up: seen.up,
-                    losses: seen.losses,
-                    last_dial_failed: seen.last_dial_failed,
-                }
-            })
+            .map(|endpoint| endpoint_report(&upstream.name, endpoint, figures))
             .collect(),
         links: upstream.links().iter().map(|link| link_report(link, now)).collect(),
-        connections: ConnectionsReport {
-            open: metrics.connections.get(),
-            waiting: metrics.waiting.get(),
-            accepted: metrics.connections_total.get(),
-            refused: counts(RefuseReason::each(mode), &metrics.refused),
-            closed: counts(CloseReason::each(mode), &metrics.closed),
-            bytes_sent: metrics.bytes[Direction::Sent.index()].get(),
-            bytes_received: metrics.bytes[Direction::Received.index()].get(),
-            limit: settings.limits.connections,
-            waiting_limit: settings.limits.waiting,
-        },
-        heartbeat: HeartbeatReport {
-            interval_seconds: settings.heartbeat.interval.as_secs_f64(),
-            timeout_seconds: settings.heartbeat.timeout.as_secs_f64(),
-            misses: settings.heartbeat.misses,
-            // The words of the file; what is sent and expected may be a password.
-            beat: match settings.heartbeat.beat {
-                _ if settings.tunnel.is_some() => "ping",
-                Beat::Kernel => "none",
-                Beat::Exchange { .. } => "send/expect",
-                Beat::Redis => "redis",
-                Beat::Memcached => "memcached",
-                Beat::Smtp => "smtp",
-            }
-            .to_owned(),
-            in_use: match settings.heartbeat.in_use {
-                InUse::Off => "off",
-                InUse::Line => "line",
-            }
-            .to_owned(),
-            sent: metrics.beats_sent.get(),
-            missed: metrics.beats_missed.get(),
-        },
+        connections: connections_report(metrics, &settings.limits),
+        heartbeat: heartbeat_report(metrics, &settings),
         detection_budget_seconds: settings.detection_budget().as_secs_f64(),
         learned_max_age_seconds: upstream.learned_max_age().map(|age| age.as_secs_f64()),
         dials: counts(DialOutcome::each(mode), &metrics.dials),
@@ -223,6 +179,67 @@ pub(super) fn upstream_report(
         outages_total: upstream.outages_total.load(Ordering::Relaxed),
         outages: outages.iter().skip(forgotten).map(|outage| history::outage_report(outage, now)).collect(),
         events: events.iter().filter(|_| whole).map(|event| history::event_report(event, now)).collect(),
+    }
+}
+
+/// The words of the file.
+fn balance(balance: Balance) -> &'static str {
+    match balance {
+        Balance::Priority => "priority",
+        Balance::RoundRobin => "round-robin",
+        Balance::LeastConnections => "least-connections",
+    }
+}
+
+fn endpoint_report(upstream: &str, endpoint: &Endpoint, figures: &EndpointFigures) -> EndpointReport {
+    let seen = figures.get(upstream, &endpoint.name);
+    EndpointReport {
+        name: endpoint.name.clone(),
+        priority: endpoint.priority,
+        up: seen.up,
+        losses: seen.losses,
+        last_dial_failed: seen.last_dial_failed,
+    }
+}
+
+fn connections_report(metrics: &UpstreamMetrics, limits: &Limits) -> ConnectionsReport {
+    let mode = metrics.mode;
+    ConnectionsReport {
+        open: metrics.connections.get(),
+        waiting: metrics.waiting.get(),
+        accepted: metrics.connections_total.get(),
+        refused: counts(RefuseReason::each(mode), &metrics.refused),
+        closed: counts(CloseReason::each(mode), &metrics.closed),
+        bytes_sent: metrics.bytes[Direction::Sent.index()].get(),
+        bytes_received: metrics.bytes[Direction::Received.index()].get(),
+        limit: limits.connections,
+        waiting_limit: limits.waiting,
+    }
+}
+
+fn heartbeat_report(metrics: &UpstreamMetrics, settings: &Upstream) -> HeartbeatReport {
+    let heartbeat = &settings.heartbeat;
+    HeartbeatReport {
+        interval_seconds: heartbeat.interval.as_secs_f64(),
+        timeout_seconds: heartbeat.timeout.as_secs_f64(),
+        misses: heartbeat.misses,
+        // The words of the file; what is sent and expected may be a password.
+        beat: match heartbeat.beat {
+            _ if settings.tunnel.is_some() => "ping",
+            Beat::Kernel => "none",
+            Beat::Exchange { .. } => "send/expect",
+            Beat::Redis => "redis",
+            Beat::Memcached => "memcached",
+            Beat::Smtp => "smtp",
+        }
+        .to_owned(),
+        in_use: match heartbeat.in_use {
+            InUse::Off => "off",
+            InUse::Line => "line",
+        }
+        .to_owned(),
+        sent: metrics.beats_sent.get(),
+        missed: metrics.beats_missed.get(),
     }
 }
 

@@ -14,6 +14,7 @@ pub use far_end::Gateway;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -109,6 +110,7 @@ impl Running {
 
         // From here on nothing fails.
         self.drain.send_replace(new.drain.timeout);
+        self.status.takes_commands.store(new.admin.is_some(), Ordering::Relaxed);
         let around = || Surroundings {
             status: &self.status,
             resolver: &self.resolver,

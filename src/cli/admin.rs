@@ -18,7 +18,8 @@ const ANSWER_LIMIT: u64 = 4 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 enum AskError {
     #[error(
-        "the configuration names no admin socket: add [admin] socket = \"/run/everlink/admin.sock\", or give --socket PATH"
+        "the configuration names no admin socket: add [admin] socket = \"/run/everlink/admin.sock\", or give --socket PATH; \
+         without one, SIGHUP reads the configuration again and cuts every wait short"
     )]
     Nowhere,
     #[error(

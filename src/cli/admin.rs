@@ -26,7 +26,9 @@ enum AskError {
         "the admin socket is not known, for the configuration cannot be used: {why}; mend it, or give --socket PATH"
     )]
     Unknown { why: String },
-    #[error("nobody answers on {path}: {cause}; is everlink running with [admin] socket = \"{path}\"?")]
+    #[error(
+        "nobody answers on {path}: {cause}; is everlink running with [admin] socket = \"{path}\"? If its file was removed, SIGHUP makes it again"
+    )]
     Connect { path: PathBuf, cause: io::Error },
     #[error("{path} may not be used by this user: {cause}; ask as the user everlink runs as, or as root")]
     Denied { path: PathBuf, cause: io::Error },

@@ -125,7 +125,10 @@ impl Keeper {
         }
         if now >= self.next_wanted {
             self.next_wanted = now + WANTED.mul_f64(1.0 - SPREAD + 2.0 * SPREAD * fastrand::f64());
-            self.slots.values().filter(|slot| slot.stays() && !slot.is_open()).for_each(|slot| slot.tell(order::WANTED));
+            self.slots
+                .values()
+                .filter(|slot| slot.stays() && !slot.is_open())
+                .for_each(|slot| slot.tell(order::WANTED));
         }
         Some(self.next_wanted)
     }

@@ -54,7 +54,10 @@ impl App<'_> {
                 let _ = to.send(Answer::refused("everlink is draining".to_owned()));
             }
             Asked::Reload(to) => {
-                let _ = to.send(self.reload(Cause::Asked));
+                let answer = self.reload(Cause::Asked);
+                // As SIGHUP does: a link whose attempts are used up dials again, too.
+                self.running.retry(None);
+                let _ = to.send(answer);
             }
             Asked::Retry(upstream, to) => {
                 let answer = match self.running.retry(Some(&upstream)) {

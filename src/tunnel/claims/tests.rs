@@ -200,6 +200,30 @@ fn version_and_denied_wait_as_long_as_waits_get_and_an_operator_cuts_that_short(
     }
 }
 
+#[test]
+fn a_client_that_waits_is_worth_a_dial_but_not_one_that_is_numbered_or_was_forbidden() {
+    let mut table = Table::new(settings());
+    let (mut id, _) = table.dialled(Input::Tick);
+    for _ in 0..8 {
+        table.quiet(Input::Failed(id, Failure::Refused));
+        let State::Waiting { retry_at, .. } = table.claims.state() else { panic!("it waits") };
+        table.wait(retry_at - table.now);
+        id = table.dialled(Input::Tick).0;
+    }
+    table.quiet(Input::Failed(id, Failure::Refused));
+    assert!(table.claims.next_deadline() > Some(table.now + 5 * SECOND), "longer than a client waits");
+    id = table.dialled(Input::Wanted).0;
+    table.quiet(Input::Wanted);
+    table.says_hello(Input::Ready(id));
+    table.quiet(Input::Answer(id, Answer::Denied));
+    table.quiet(Input::Wanted);
+
+    let mut table = Table::new(Settings { retry: Retry { attempts: Some(5), ..settings().retry }, ..settings() });
+    let (id, _) = table.dialled(Input::Tick);
+    table.quiet(Input::Failed(id, Failure::Refused));
+    table.quiet(Input::Wanted);
+}
+
 // ---- a connection that is suspect ----
 
 #[test]

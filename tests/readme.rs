@@ -37,7 +37,7 @@ impl Configurations {
         let commands: Vec<_> = blocks(text, "sh").into_iter().filter(|block| block.contains("openssl")).collect();
         assert_eq!(commands.len(), 2, "certificates, and a token");
         for commands in commands {
-            let made = Command::new("bash").args(["-ec", commands]).current_dir(files.path()).output().expect("bash");
+            let made = Command::new("sh").args(["-ec", commands]).current_dir(files.path()).output().expect("bash");
             assert!(made.status.success(), "{commands}\n{}", String::from_utf8_lossy(&made.stderr));
         }
         let place = format!("{}/", files.path().display());

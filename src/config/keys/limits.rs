@@ -25,7 +25,7 @@ pub(super) static KEYS: &[Key] = &[
         time_or_off(ms(10), HOUR),
         DefaultValue::Time(ms(5000)),
         Live,
-        "How long a client may wait for a link that is down.",
+        "How long a client may wait for a link that is down; a gateway's drain does not count.",
     ),
     key("upstreams.*.limits.waiting", count(MANY), DefaultValue::Count(256), Live, "How many may wait."),
     key(

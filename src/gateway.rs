@@ -43,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::lifecycle::Clients;
+use crate::net::renewal::{Renewed, Reread};
 use crate::session::hello::Secret;
 use crate::surroundings::Surroundings;
 use crate::tunnel::driver::Budget;
@@ -63,9 +64,6 @@ pub struct Gateway {
     /// The last fault of the token's file that was told.
     token_fault: Mutex<Option<String>>,
 }
-
-/// Files of one kind that looked different; why they cannot be used, if so.
-pub type Reread = (&'static str, Option<String>);
 
 impl Gateway {
     /// A gateway that does not accept yet; it is shown in the status from here on.
@@ -130,23 +128,22 @@ impl Gateway {
     pub fn reload_files(&self) -> Vec<Reread> {
         let (shared, mut reread) = (&self.shared, Vec::new());
         let files = shared.files.load_full();
-        match files.tls.as_ref().map(|tls| tls.reload()) {
-            None | Some(Ok(false)) => {}
-            Some(Ok(true)) => reread.push(("TLS files", None)),
-            Some(Err(fault)) => reread.push(("TLS files", Some(fault.to_string()))),
+        if let Some(tls) = &files.tls {
+            reread.extend(Reread::of("TLS files", tls.reload().map_err(|fault| fault.to_string())));
         }
-        let fault = match files.reread_token(&shared.settings()) {
-            Ok(None) => None,
+        let mut told = locked(&self.token_fault);
+        let renewed = match files.reread_token(&shared.settings()) {
+            Ok(None) if told.is_some() => Ok(Renewed::PutBack),
+            Ok(None) => Ok(Renewed::Same),
             Ok(Some(token)) => {
                 shared.files.store(Arc::new(Files { token: Some(token), ..Files::clone(&files) }));
-                reread.push(("token file", None));
-                None
+                Ok(Renewed::Others)
             }
-            Err(fault) => Some(fault),
+            Err(fault) => Err(fault),
         };
-        let mut told = locked(&self.token_fault);
-        if fault.is_some() && *told != fault {
-            reread.push(("token file", fault.clone()));
+        let fault = renewed.as_ref().err().cloned();
+        if fault.is_none() || *told != fault {
+            reread.extend(Reread::of("token file", renewed));
         }
         shared.show_files(fault.is_some());
         *told = fault;
@@ -169,11 +166,12 @@ impl Gateway {
         self.shared.enter(Phase::Draining);
     }
 
-    /// Resets every stream and ends every session; returns how many streams they were.
+    /// Resets every stream and ends every session; returns how many streams were reset. One that was only waited for, until
+    /// its dialer had acknowledged its end, is none of them.
     pub fn cut(&self) -> usize {
-        let open = self.shared.sessions.open();
+        let cut = self.shared.sessions.at_stake();
         self.shared.enter(Phase::Cut);
-        open
+        cut
     }
 
     /// Drains for `drain.timeout` at most, and ends; its series go last.

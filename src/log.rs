@@ -8,6 +8,7 @@
 mod escape;
 mod format;
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -78,8 +79,7 @@ fn build(
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(queue_lines).thread_name("log").finish(output);
     let _ = dropped.queue.set(queue.error_counter());
     let json = Arc::new(AtomicBool::new(is_json(settings.format, terminal)));
-    // https://no-color.org: set and not empty.
-    let colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colours = terminal && takes_colours(|name| std::env::var_os(name));
     let lines = tracing_subscriber::fmt::layer()
         .event_format(Shape { json: json.clone(), colours })
         .with_ansi(false)
@@ -87,6 +87,12 @@ fn build(
         .with_writer(Lines { queue, dropped: dropped.clone() });
     let subscriber = tracing_subscriber::registry().with(filter).with(lines);
     Ok((subscriber, LogHandle { filter: filter_handle, json, terminal, dropped, guard: Some(guard) }))
+}
+
+/// Whether a terminal wants colours, by the environment: `NO_COLOR` unset or empty (https://no-color.org), and not `dumb`.
+fn takes_colours(environment: impl Fn(&str) -> Option<OsString>) -> bool {
+    let dumb = environment("TERM").is_some_and(|terminal| terminal == "dumb");
+    !dumb && environment("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 fn filter(level: &str) -> Result<EnvFilter, LogError> {

@@ -18,6 +18,7 @@ pub mod kernel;
 pub mod memory;
 pub mod proxy_protocol;
 pub mod rehearsal;
+pub mod renewal;
 pub mod socket;
 pub mod splice;
 pub mod stream;

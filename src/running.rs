@@ -25,10 +25,10 @@ use crate::lifecycle::Clients;
 use crate::link::drill;
 use crate::link::resolve::Resolver;
 use crate::listener::{Listeners, Wanted};
+use crate::net::renewal::{News, Reread};
 use crate::status::Status;
 use crate::surroundings::Surroundings;
 use crate::systemd::Passed;
-use crate::upstream::Reread;
 use crate::workers::Workers;
 use far_end::FarEnd;
 use http_sockets::HttpSockets;
@@ -136,17 +136,20 @@ impl Running {
         let of_gateway = self.far_end.reload_files();
         let all = of_upstreams.into_iter().map(|(name, reread)| (Some(name), reread));
         let mut lines = Vec::new();
-        for (upstream, Reread { what, fault }) in all.chain(of_gateway.into_iter().map(|reread| (None, reread))) {
+        for (upstream, Reread { what, news }) in all.chain(of_gateway.into_iter().map(|reread| (None, reread))) {
             let whose = upstream.as_deref().unwrap_or("gateway");
             let settings = upstream.as_ref().and_then(|name| self.config.upstreams.get(name));
-            if let Some(fault) = fault {
-                self.status.metrics.tls_reload_failures.inc();
-                let stay = "cannot be used, the old ones stay";
-                tracing::error!(upstream, "{whose}: changed {what} {stay}: {fault}");
-            } else if settings.is_some_and(|upstream| upstream.tunnel.is_some()) {
-                lines.push(format!("{whose}: {what} changed, next dial, {}", config::MOVES));
-            } else {
-                lines.push(format!("{whose}: {what} changed, next dial"));
+            match news {
+                News::Unusable(fault) => {
+                    self.status.metrics.tls_reload_failures.inc();
+                    let stay = "cannot be used, the old ones stay";
+                    tracing::error!(upstream, "{whose}: changed {what} {stay}: {fault}");
+                }
+                News::PutBack => lines.push(format!("{whose}: {what} can be used again and hold what is in use")),
+                News::Used if settings.is_some_and(|upstream| upstream.tunnel.is_some()) => {
+                    lines.push(format!("{whose}: {what} changed, next dial, {}", config::MOVES));
+                }
+                News::Used => lines.push(format!("{whose}: {what} changed, next dial")),
             }
         }
         lines

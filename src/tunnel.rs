@@ -5,6 +5,7 @@
 mod attempt;
 pub mod claims;
 pub mod client;
+mod drains;
 pub mod driver;
 pub mod forward;
 pub mod hub;

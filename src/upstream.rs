@@ -13,6 +13,7 @@ use crate::config;
 use crate::direct::keeper::Direct;
 use crate::link::drill;
 use crate::listener::Arrivals;
+use crate::net::renewal::Reread;
 use crate::net::tls::ClientTls;
 use crate::session::hello::Token;
 use crate::status::UpstreamStatus;
@@ -71,15 +72,6 @@ pub struct Files {
     pub tls: Option<Arc<ClientTls>>,
     /// Tunnel mode only.
     pub token: Option<Arc<Token>>,
-}
-
-/// Files of one kind that looked different.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reread {
-    /// `TLS files`.
-    pub what: &'static str,
-    /// Why they cannot be used, and the old ones stay.
-    pub fault: Option<String>,
 }
 
 impl Files {

@@ -1,8 +1,8 @@
 //! The threads that carry bytes.
 //!
 //! Each is a current-thread runtime: a task never changes its core, so a small request costs no wake-up of another one.
-//! Accepted sockets are passed to the thread whose link takes them. (Measured against one multi-thread runtime: see the
-//! README's numbers.)
+//! Accepted sockets are passed to the thread whose link takes them. (Measured against one multi-thread runtime: see
+//! `tests/bench/RESULTS.md`.)
 
 #![forbid(unsafe_code)]
 

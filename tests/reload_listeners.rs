@@ -514,10 +514,15 @@ fn fault_55_renewed_files_are_taken_and_a_half_written_pair_is_not() {
     eventually("told", || program.metric("everlink_tls_reload_failures_total") == Some(1.0));
     const UNUSABLE: &str = "everlink_tls_files_unusable{upstream=\"a\"}";
     assert_eq!((program.metric(END), program.metric(UNUSABLE)), (Some(first), Some(1.0)));
-    eventually("told once", || program.logged("a: changed TLS files cannot be used, the old ones stay") == 1);
+    eventually("told", || program.logged("a: changed TLS files cannot be used, the old ones stay") == 1);
+    copy(&authority.at("one.pem"), &program.place.at("client.pem"));
+    eventually("put back", || program.logged("a: TLS files can be used again and hold what is in use") == 1);
+    assert_eq!(program.metric(UNUSABLE), Some(0.0));
+    copy(&authority.at("two.pem"), &program.place.at("client.pem"));
+    eventually("told again", || program.metric("everlink_tls_reload_failures_total") == Some(2.0));
     // A garbage key does not change that.
     std::fs::write(program.place.at("client.key"), "garbage").expect("written");
-    eventually("told", || program.metric("everlink_tls_reload_failures_total") == Some(2.0));
+    eventually("told", || program.metric("everlink_tls_reload_failures_total") == Some(3.0));
     assert_eq!(program.metric(END), Some(first));
     copy(&authority.at("two.key"), &program.place.at("client.key"));
     eventually("taken", || program.metric(END).is_some_and(|end| end > first + 5.0 * 86400.0));

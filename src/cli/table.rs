@@ -79,7 +79,7 @@ fn row(upstream: &UpstreamReport, link: Option<&LinkReport>, first: bool) -> Row
     let of_link = |text: &dyn Fn(&LinkReport) -> String| link.map_or_else(|| "–".to_owned(), text);
     [
         once(printable(&upstream.name)),
-        once(if upstream.up { "up" } else { "down" }.to_owned()),
+        once(state(upstream).to_owned()),
         of_link(&|link| link.id.to_string()),
         of_link(&|link| printable(&link.state.replace('_', " "))),
         of_link(&|link| span(link.since_age_seconds)),
@@ -91,6 +91,14 @@ fn row(upstream: &UpstreamReport, link: Option<&LinkReport>, first: bool) -> Row
         once(upstream.connections.waiting.to_string()),
         link.map_or_else(String::new, |link| note(upstream, link)),
     ]
+}
+
+fn state(upstream: &UpstreamReport) -> &'static str {
+    match upstream {
+        UpstreamReport { draining: true, .. } => "draining",
+        UpstreamReport { up: true, .. } => "up",
+        _ => "down",
+    }
 }
 
 /// What is rehearsed on a link, what it waits for, and why.
@@ -250,6 +258,14 @@ mod tests {
         );
         report.upstreams.clear();
         assert!(table(&report, None, false, Screen::ENDLESS).ends_with("no upstreams are configured\n"));
+    }
+
+    #[test]
+    fn an_upstream_that_was_removed_is_not_shown_as_if_new_clients_could_come() {
+        let status = example::busy_status();
+        status.upstreams().values().next().expect("one").draining.store(true, std::sync::atomic::Ordering::Relaxed);
+        let text = table(&report(&status, SystemTime::now()), None, true, Screen::ENDLESS);
+        assert!(text.contains("\n  chat      draining  "), "{text}");
     }
 
     #[test]

@@ -254,20 +254,21 @@ impl Watch {
             && (changed.is_empty() || events.send(FileEvent::Files(changed)).await.is_ok())
     }
 
-    /// Looks whether anything has changed that inotify did not see.
+    /// Looks whether anything has changed that inotify did not see. In one visit to the thread where it may block: this is
+    /// most of what an idle program does.
     async fn poll(&mut self) -> bool {
-        let (directory, armed_for) = (self.directory.clone(), self.armed_for);
+        let (directory, armed_for, list) = (self.directory.clone(), self.armed_for, self.list());
         let (open, bell) = (self.open, Arc::clone(&self.bell));
-        let rearm = tokio::task::spawn_blocking(move || {
+        let looked = tokio::task::spawn_blocking(move || {
             let place = Stamp::of(&directory);
-            (!place.is_same_place(&armed_for)).then(|| (place, open(&directory, bell)))
+            let rearm = (!place.is_same_place(&armed_for)).then(|| (place, open(&directory, bell)));
+            (rearm, look(&list))
         });
-        match rearm.await {
-            Ok(None) => {}
-            Ok(Some((place, opened))) => self.armed(place, opened),
-            Err(_) => return false,
+        let Ok((rearm, now_seen)) = looked.await else { return false };
+        if let Some((place, opened)) = rearm {
+            self.armed(place, opened);
         }
-        let Some(now_seen) = self.look().await else { return false };
+        self.warn_of_orphans(&now_seen);
         if now_seen != self.seen {
             self.pacer.notice(Instant::now(), Notice::Unsure);
             self.seen = now_seen;

@@ -106,6 +106,11 @@ impl Endpoints {
         }
     }
 
+    /// Dials failed in a row, of links and scouts together.
+    pub fn failures(&self, endpoint: &Endpoint) -> u32 {
+        self.find(endpoint).map_or(0, |i| self.known[i].failed)
+    }
+
     /// Whether the endpoint counts as failing.
     #[cfg(test)]
     fn is_failing(&self, endpoint: &Endpoint) -> bool {

@@ -8,13 +8,14 @@ mod carried;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::config;
 use crate::metrics::CloseReason;
 use crate::net::rehearsal::Rehearsal;
 use crate::net::stream::Stream;
 
+use carried::Side;
 pub use carried::{Carried, Order, Origin};
 
 /// All of one upstream.
@@ -50,6 +51,8 @@ pub struct Seen {
     pub idle: usize,
     /// Somebody heard from the upstream.
     pub received: bool,
+    /// When the first of those that do not answer may be judged dead.
+    pub due: Option<Duration>,
 }
 
 impl Default for InUse {
@@ -98,9 +101,10 @@ impl InUse {
             seen.open += 1;
             carried.sustain(heartbeat);
             seen.received |= carried.has_received();
-            if tcp && carried.upstream.is_dead(lived, heartbeat) {
+            let mut is_dead = |side: &Side| tcp && side.is_dead(lived, heartbeat, &mut seen.due);
+            if is_dead(&carried.upstream) {
                 carried.tell(Order::Dead);
-            } else if tcp && carried.client.is_dead(lived, heartbeat) {
+            } else if is_dead(&carried.client) {
                 seen.vanished += 1;
                 carried.tell(Order::Vanished);
             } else if idle_after.is_some_and(|limit| carried.looks_since_moved(now) > limit) {

@@ -198,13 +198,14 @@ impl Keeper {
             self.pool.looked_after.store(true, Ordering::Release);
         }
         let tcp = now >= self.next_tcp_look;
-        if tcp {
-            self.next_tcp_look = now + heartbeat.timeout;
-        }
         let idle_looks = idle.map(|idle| idle.div_duration_f64(period).ceil().min(f64::from(u32::MAX)) as u32);
         let refused = Pipes::shared().refused();
         let wanted = refused != std::mem::replace(&mut self.pipes_refused, refused);
         let seen = self.pool.in_use.look(&heartbeat, tcp, idle_looks, wanted);
+        if tcp {
+            // Not a whole timeout later than the budget.
+            self.next_tcp_look = now + seen.due.map_or(heartbeat.timeout, |due| due.min(heartbeat.timeout));
+        }
         if seen.received {
             self.pool.status.metrics.last_received.set(crate::metrics::unix_now());
         }

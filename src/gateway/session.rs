@@ -247,8 +247,11 @@ fn poll(
     let streams = driver.streams();
     shown.figures.set_streams(streams);
     shown.figures.set_unacknowledged(driver.unacknowledged());
-    let awaited = driver.is_owed() || leaving.expects_streams(driver);
+    let owed = driver.is_owed();
+    let awaited = owed || leaving.expects_streams(driver);
     membership.open.store(streams.max(usize::from(awaited)), Ordering::Relaxed);
+    // A dialer that is there has what it has not acknowledged yet, or will in a moment.
+    membership.at_stake.store(streams.max(usize::from(owed && !driver.has_wire())), Ordering::Relaxed);
     match polled {
         Poll::Ready(event) => Poll::Ready(Next::Event(event)),
         Poll::Pending if leaving.may(driver) => Poll::Ready(Next::Settled),

@@ -23,6 +23,8 @@ pub struct Entry {
     pub made: Instant,
     /// Its streams, and one more while it waits for the acknowledgement of their last bytes.
     pub open: AtomicUsize,
+    /// What a cut would reset: its streams, or one if the last bytes of one were lost with the connection.
+    pub at_stake: AtomicUsize,
     orders: mpsc::UnboundedSender<Order>,
 }
 
@@ -33,7 +35,15 @@ impl Entry {
         secret: Secret,
         orders: mpsc::UnboundedSender<Order>,
     ) -> Self {
-        Self { id, identity, secret, made: clock::now(), open: AtomicUsize::new(0), orders }
+        Self {
+            id,
+            identity,
+            secret,
+            made: clock::now(),
+            open: AtomicUsize::new(0),
+            at_stake: AtomicUsize::new(0),
+            orders,
+        }
     }
 
     /// To the session's task. `Err` gives the order back: the session is over.
@@ -101,6 +111,11 @@ impl Sessions {
     /// Streams of all sessions.
     pub fn open(&self) -> usize {
         self.table().by_id.values().map(|entry| entry.open.load(Ordering::Relaxed)).sum()
+    }
+
+    /// What a cut would reset, of all sessions.
+    pub fn at_stake(&self) -> usize {
+        self.table().by_id.values().map(|entry| entry.at_stake.load(Ordering::Relaxed)).sum()
     }
 
     /// Waits until there is none left.

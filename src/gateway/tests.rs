@@ -21,6 +21,7 @@ use crate::config::{Address, Beats, Service};
 use crate::http::example;
 use crate::link::resolve::Resolver;
 use crate::metrics::{Label, Refusal};
+use crate::net::renewal::News;
 use crate::status::{GatewayStatus, Status};
 use dialer::{Dialer, TOKEN};
 

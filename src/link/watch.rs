@@ -28,16 +28,26 @@ pub enum Verdict {
 /// `stalled`: how long the same bytes have been in flight. The age of the last acknowledgement alone would be fooled when
 /// only our direction is lost: whatever the peer sends, be it the same segment again and again, refreshes it.
 pub fn judge(info: &TcpInfo, stalled: Duration, beats: &Beats) -> Verdict {
-    let (unanswered, silence) = match info.unacked {
-        0 => (info.probes, info.last_ack_received),
-        _ => (info.retransmits, info.last_ack_received.max(stalled)),
-    };
+    let (unanswered, silence) = unanswered_and_silence(info, stalled);
     if u32::from(unanswered) >= beats.misses && silence > beats.budget() {
         Verdict::Dead
     } else if info.unacked == 0 && info.probes == 0 && info.notsent_bytes == 0 {
         Verdict::Quiet
     } else {
         Verdict::InFlight
+    }
+}
+
+/// How long until a connection of which something is already unanswered may be judged dead; `None`: there is no sign of it.
+pub fn dead_in(info: &TcpInfo, stalled: Duration, beats: &Beats) -> Option<Duration> {
+    let (unanswered, silence) = unanswered_and_silence(info, stalled);
+    (unanswered > 0).then(|| beats.budget().saturating_sub(silence))
+}
+
+fn unanswered_and_silence(info: &TcpInfo, stalled: Duration) -> (u8, Duration) {
+    match info.unacked {
+        0 => (info.probes, info.last_ack_received),
+        _ => (info.retransmits, info.last_ack_received.max(stalled)),
     }
 }
 
@@ -127,6 +137,17 @@ mod tests {
         assert_eq!(in_flight(2, 15, 2), Verdict::InFlight, "sent a moment ago after a long silence");
         assert_eq!(in_flight(7, 14, 14), Verdict::InFlight, "the budget is not over");
         assert_eq!(in_flight(7, 1, 15), Verdict::Dead, "the peer speaks, but hears nothing");
+    }
+
+    #[test]
+    fn the_end_of_the_budget_is_known_once_something_is_unanswered() {
+        let beats = Beats { interval: Duration::from_secs(5), timeout: Duration::from_secs(3), misses: 3 };
+        let silent = |retransmits, seconds| {
+            let last_ack_received = Duration::from_secs(seconds);
+            let info = TcpInfo { unacked: 1, retransmits, last_ack_received, ..info() };
+            dead_in(&info, Duration::ZERO, &beats).map(|time| time.as_secs())
+        };
+        assert_eq!([silent(0, 1), silent(1, 4), silent(5, 20)], [None, Some(10), Some(0)]);
     }
 
     #[test]

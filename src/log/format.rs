@@ -75,7 +75,8 @@ impl Fields {
 
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.add(field, Value::Text(format!("{value:?}")));
+        let text = format!("{value:?}");
+        self.add(field, Value::Text(short_time(&text).unwrap_or(text)));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
@@ -103,6 +104,24 @@ impl Visit for Fields {
         let bare = value.is_finite();
         self.add(field, if bare { Value::Bare(value.to_string()) } else { Value::Text(value.to_string()) });
     }
+}
+
+/// A time as a [`Duration`](std::time::Duration) prints itself, with three digits that count: `5.37ms` for `5.371542ms`.
+/// `None`: it is none, or short already.
+fn short_time(text: &str) -> Option<String> {
+    let unit = ["ns", "µs", "ms", "s"].into_iter().find(|unit| text.ends_with(unit))?;
+    let (whole, fraction) = text.strip_suffix(unit)?.split_once('.')?;
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let kept = 3_usize.saturating_sub(whole.len());
+    if !digits(whole) || !digits(fraction) || fraction.len() <= kept {
+        return None;
+    }
+    let number: f64 = format!("{whole}.{fraction}").parse().ok()?;
+    let mut short = format!("{number:.kept$}");
+    if short.contains('.') {
+        short.truncate(short.trim_end_matches('0').trim_end_matches('.').len());
+    }
+    Some(short + unit)
 }
 
 fn json_line(at: SystemTime, level: &Level, target: &str, fields: &Fields, spans: &[String]) -> String {
@@ -182,6 +201,31 @@ mod tests {
             "1970-01-01T00:00:00.000000Z  WARN everlink::link: link lost upstream=chat reason=\"bye\\\" \
              reason=none\\n2026-01-01T00:00:00Z ERROR everlink: all is lost \\x1b[2J\" misses=3"
         );
+    }
+
+    #[test]
+    fn times_have_three_digits_that_count() {
+        use std::time::Duration;
+        for (nanos, shown) in [
+            (5_371_542, "5.37ms"),
+            (9_839_949_111, "9.84s"),
+            (98_456_000_000, "98.5s"),
+            (345_678_901, "346ms"),
+            (3_725_123_000_000, "3725s"),
+            (9_999_999_999, "10s"),
+            (4_999_900, "5ms"),
+            (1_500_000_000, "1.5s"),
+            (7_250, "7.25µs"),
+            (60_000_000_000, "60s"),
+            (12, "12ns"),
+            (0, "0ns"),
+        ] {
+            let text = format!("{:?}", Duration::from_nanos(nanos));
+            assert_eq!(short_time(&text).unwrap_or(text), shown);
+        }
+        for text in ["1.2345", "s", ".5555s", "1.s", "a.1234s", "10.0.0.1s", "orders.1234567s", "-1.2345s", ""] {
+            assert_eq!(short_time(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -50,6 +50,15 @@ impl Write for Page {
 }
 
 #[test]
+fn colours_are_for_terminals_that_want_them() {
+    let with = |set: &'static [(&str, &str)]| {
+        takes_colours(|name| set.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into()))
+    };
+    assert!(with(&[]) && with(&[("TERM", "xterm"), ("NO_COLOR", "")]));
+    assert!(!with(&[("TERM", "dumb")]) && !with(&[("TERM", "xterm"), ("NO_COLOR", "1")]));
+}
+
+#[test]
 fn level_and_format_change_while_running() {
     let page = Page::default();
     let (subscriber, handle) = build(&info_json(), false, page.clone(), 100).unwrap();

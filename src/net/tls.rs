@@ -30,6 +30,7 @@ use kept::{Kept, Loaded};
 #[cfg(test)]
 use crate::config;
 use crate::config::{Address, Tls};
+use crate::net::renewal::Renewed;
 
 /// What a tunnel's link says it speaks (ALPN), and what both ends insist on: one name a major version of the protocol.
 pub const TUNNEL_PROTOCOL: &[u8] = b"everlink/1";
@@ -84,12 +85,12 @@ impl ClientTls {
         Ok(Self { settings: settings.clone(), speaks, kept: Kept::new(loaded) })
     }
 
-    /// Looks at the files again. `Ok(true)`: they had changed, and new handshakes use them. What cannot be used (half
+    /// Looks at the files again. `Others`: they had changed, and new handshakes use them. What cannot be used (half
     /// written, of two pairs, expired) changes nothing, and is an error once: the same fault of the same contents is
-    /// `Ok(false)` from then on. Connections that stand are never touched. Blocks on the file system.
+    /// `Same` from then on. Connections that stand are never touched. Blocks on the file system.
     ///
     /// The system's roots are read once in a process's life, and not here.
-    pub fn reload(&self) -> Result<bool, Fault> {
+    pub fn reload(&self) -> Result<Renewed, Fault> {
         let contents = Contents::read(&self.settings);
         self.kept.renew(contents, |contents| load(&self.settings, self.speaks, contents))
     }

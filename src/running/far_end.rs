@@ -7,9 +7,9 @@ use super::sockets::{self, Sockets};
 use crate::config;
 use crate::gateway::{self, Files};
 use crate::lifecycle::Clients;
+use crate::net::renewal::Reread;
 use crate::surroundings::Surroundings;
 use crate::systemd::Passed;
-use crate::upstream::Reread;
 
 /// A running gateway. It shows itself in the status from its start until its last session is gone.
 pub trait Gateway: Send + Sync {
@@ -48,7 +48,7 @@ impl Gateway for gateway::Gateway {
     }
 
     fn reload_files(&self) -> Vec<Reread> {
-        self.reload_files().into_iter().map(|(what, fault)| Reread { what, fault }).collect()
+        self.reload_files()
     }
 
     fn woken(&self) {

@@ -8,8 +8,9 @@ use crate::lifecycle::Clients;
 use crate::link::drill;
 use crate::listener::{Arrivals, Owner};
 use crate::metrics::{Metrics, Mode};
+use crate::net::renewal::Reread;
 use crate::surroundings::Surroundings;
-use crate::upstream::{self, Files, Reread, Upstream};
+use crate::upstream::{self, Files, Upstream};
 
 /// Names longer than this are nobody's slip of the pen, in bytes.
 const COMPARED_MAX: usize = 256;
@@ -112,7 +113,7 @@ impl Upstreams {
         for (name, upstream) in &self.running {
             let reread = upstream.reload_files();
             show_files(metrics, name, &**upstream);
-            if reread.iter().any(|reread| reread.fault.is_none()) {
+            if reread.iter().any(Reread::is_used) {
                 // Perhaps what they hold is what the links were waiting for.
                 upstream.retry();
             }

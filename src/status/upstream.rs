@@ -1,6 +1,6 @@
 //! What one upstream shows of itself.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -33,6 +33,8 @@ pub struct UpstreamStatus {
     pub first_up: OnceLock<SystemTime>,
     /// When the upstream last changed between up and down.
     pub up_since: ArcSwap<SystemTime>,
+    /// It was removed: no new client comes, and those it has may stay until the end of the drain.
+    pub draining: AtomicBool,
     /// The last outages, newest last; the oldest is forgotten past the bound of the events.
     pub outages: ArcSwap<Vec<Outage>>,
     /// The outage that is being rehearsed on one of its links.
@@ -79,6 +81,7 @@ impl UpstreamStatus {
             added: SystemTime::now(),
             first_up: OnceLock::new(),
             up_since: ArcSwap::from_pointee(SystemTime::now()),
+            draining: AtomicBool::new(false),
             outages: ArcSwap::default(),
             drill: ArcSwapOption::empty(),
             outages_total: AtomicU64::new(0),

@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
 use super::client::Client;
+use super::drains::Drains;
 use super::slot::Slot;
 use crate::config;
 use crate::link::drill::{self, Drill};
@@ -50,12 +51,22 @@ pub struct Hub {
     next_link: AtomicU64,
     slots: ArcSwap<Vec<Arc<Slot>>>,
     waiting: Mutex<Waiting<Client>>,
+    drains: Mutex<Drains>,
     pub present: Arc<Present>,
     alive: Mutex<HashMap<String, usize>>,
     /// The upstream goes: that its last link ends is no trouble.
     leaving: AtomicBool,
     pub endpoint_series: EndpointSeries,
-    last_trouble: ArcSwap<String>,
+    last_end: ArcSwap<End>,
+    /// It is down since its last link ended in order, and nobody has been warned of that.
+    unwarned: AtomicBool,
+}
+
+/// Why a link ended, or none can be had.
+struct End {
+    why: String,
+    /// Planned, by either end: no trouble yet.
+    in_order: bool,
 }
 
 /// Keeps the upstream and an endpoint up while it exists.
@@ -76,6 +87,7 @@ impl Hub {
             name: settings.name.clone(),
             process: process.clone(),
             waiting: Mutex::new(Waiting::new(status.metrics.waiting.clone())),
+            drains: Mutex::default(),
             present: Present::new(&status),
             status,
             settings: watch::Sender::new(settings.clone()),
@@ -89,7 +101,8 @@ impl Hub {
             alive: Mutex::default(),
             leaving: AtomicBool::new(false),
             endpoint_series: EndpointSeries::new(&process.metrics, settings),
-            last_trouble: ArcSwap::from_pointee("not connected yet".to_owned()),
+            last_end: ArcSwap::from_pointee(End { why: "not connected yet".to_owned(), in_order: false }),
+            unwarned: AtomicBool::new(false),
         })
     }
 
@@ -120,6 +133,7 @@ impl Hub {
         for client in slot.close() {
             self.enter(client);
         }
+        self.drain_ended(slot.id);
     }
 
     pub fn slots(&self) -> Arc<Vec<Arc<Slot>>> {
@@ -167,14 +181,29 @@ impl Hub {
         self.endpoint_series.with(endpoint, |metrics| metrics.up.set(1));
         if first {
             let down = self.status.set_alive(true, "");
+            self.unwarned.store(false, Ordering::Relaxed);
             tracing::info!(upstream = self.name, ?down, "upstream up");
         }
         Alive { hub: self.clone(), endpoint: endpoint.to_owned() }
     }
 
-    /// Remembers why a link was lost or could not be had.
+    /// Remembers why a link was lost or could not be had. Warns if none is up and that was no trouble until now.
     pub fn trouble(&self, why: String) {
-        self.last_trouble.store(Arc::new(why));
+        if self.unwarned.swap(false, Ordering::Relaxed) {
+            tracing::warn!(upstream = self.name, "upstream down: no other link takes the place of the last: {why}");
+        }
+        self.last_end.store(Arc::new(End { why, in_order: false }));
+    }
+
+    /// Remembers why a link is about to end as planned: another is to take its place.
+    pub fn ends_in_order(&self, why: &str) {
+        self.last_end.store(Arc::new(End { why: why.to_owned(), in_order: true }));
+    }
+
+    /// It is down as planned so far.
+    #[cfg(test)]
+    pub fn is_unwarned(&self) -> bool {
+        self.unwarned.load(Ordering::Relaxed)
     }
 
     pub fn record(&self, event: Event) {
@@ -243,9 +272,14 @@ impl Drop for Alive {
             hub.status.set_alive(false, LET_GO);
             tracing::info!(upstream = hub.name, "upstream {LET_GO}");
         } else if alive.is_empty() {
-            let reason = hub.last_trouble.load();
-            hub.status.set_alive(false, &reason);
-            tracing::warn!(upstream = hub.name, "upstream down: {reason}");
+            let End { why, in_order } = &**hub.last_end.load();
+            hub.status.set_alive(false, why);
+            if *in_order {
+                hub.unwarned.store(true, Ordering::Relaxed);
+                tracing::info!(upstream = hub.name, "upstream down: {why}; another link is made");
+            } else {
+                tracing::warn!(upstream = hub.name, "upstream down: {why}");
+            }
         }
     }
 }

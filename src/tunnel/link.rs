@@ -218,7 +218,8 @@ impl LinkTask {
                     ?retry_after,
                     "the gateway takes no new streams: another link is made for them"
                 );
-                self.drain_away();
+                self.hub.drain_began(self.slot.id);
+                self.drain_away("its gateway drains");
             }
             Event::Violation(violation) => {
                 self.tell_lost(LossReason::Protocol, violation.to_string());

@@ -39,7 +39,7 @@ struct Stage {
     stop: CancellationToken,
     /// How long streams may stay once their link is to go.
     drain: watch::Sender<Duration>,
-    _gateway: Gateway,
+    gateway: Gateway,
     _files: tempfile::TempDir,
 }
 
@@ -79,7 +79,7 @@ impl Stage {
         hub.credentials.token.store(Some(Arc::new(super::token::read(&token).expect("fit"))));
         let stop = CancellationToken::new();
         let keeper = tokio::spawn(Keeper::new(hub.clone(), drain.subscribe()).run(stop.clone()));
-        Self { hub, keeper, stop, drain, _gateway: gateway, _files: files }
+        Self { hub, keeper, stop, drain, gateway, _files: files }
     }
 
     /// With its link up.

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Files, Reread, Upstream};
+use super::{Files, Upstream};
 use crate::config;
 use crate::direct::in_use::Order;
 use crate::direct::keeper::Direct;
 use crate::link::drill;
 use crate::listener::Arrivals;
+use crate::net::renewal::Reread;
 use crate::net::tls::ClientTls;
 use crate::status::UpstreamStatus;
 
@@ -33,13 +34,8 @@ impl Upstream for Direct {
     }
 
     fn reload_files(&self) -> Vec<Reread> {
-        let Some(tls) = self.tls() else { return Vec::new() };
-        let fault = match tls.reload() {
-            Ok(false) => return Vec::new(),
-            Ok(true) => None,
-            Err(fault) => Some(fault.to_string()),
-        };
-        vec![Reread { what: "TLS files", fault }]
+        let reload = |tls: Arc<ClientTls>| Reread::of("TLS files", tls.reload().map_err(|fault| fault.to_string()));
+        self.tls().and_then(reload).into_iter().collect()
     }
 
     fn are_files_unusable(&self) -> Option<bool> {

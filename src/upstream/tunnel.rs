@@ -4,11 +4,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Files, Reread, Upstream};
+use super::{Files, Upstream};
 use crate::config;
 use crate::link::drill;
 use crate::link::mailbox::order;
 use crate::listener::Arrivals;
+use crate::net::renewal::{Renewed, Reread};
 use crate::net::tls::ClientTls;
 use crate::status::UpstreamStatus;
 use crate::surroundings::Surroundings;
@@ -60,13 +61,18 @@ impl Tunnel {
         let (old, read) = (self.hub.credentials.token.load_full(), token::read(&path));
         let fault = read.as_ref().err().cloned();
         let told = std::mem::replace(&mut *self.token_fault(), fault.clone());
-        match read {
-            Ok(token) if old.is_some_and(|old| old.is_same(&token)) => return None,
-            Ok(token) => self.hub.credentials.token.store(Some(Arc::new(token))),
+        let renewed = match read {
+            Ok(token) if old.is_some_and(|old| old.is_same(&token)) => {
+                Ok(if told.is_some() { Renewed::PutBack } else { Renewed::Same })
+            }
+            Ok(token) => {
+                self.hub.credentials.token.store(Some(Arc::new(token)));
+                Ok(Renewed::Others)
+            }
             Err(_) if told == fault => return None,
-            Err(_) => {}
-        }
-        Some(Reread { what: TOKEN, fault })
+            Err(fault) => Err(fault),
+        };
+        Reread::of(TOKEN, renewed)
     }
 
     /// One for each of the settings; one that stays what it was stays.
@@ -118,15 +124,11 @@ impl Upstream for Tunnel {
     fn reload_files(&self) -> Vec<Reread> {
         let mut reread = Vec::new();
         if let Some(tls) = self.tls() {
-            match tls.reload() {
-                Ok(false) => {}
-                Ok(true) => reread.push(Reread { what: "TLS files", fault: None }),
-                Err(fault) => reread.push(Reread { what: "TLS files", fault: Some(fault.to_string()) }),
-            }
+            reread.extend(Reread::of("TLS files", tls.reload().map_err(|fault| fault.to_string())));
         }
         reread.extend(self.reload_token());
         // A planned move: the same session goes on over a connection made with the new files.
-        if reread.iter().any(|reread| reread.fault.is_none()) {
+        if reread.iter().any(Reread::is_used) {
             self.hub.tell_all(order::MOVE);
         }
         reread

@@ -216,19 +216,23 @@ impl Side {
         }
     }
 
-    pub(super) fn is_dead(&self, now: u64, heartbeat: &config::Heartbeat) -> bool {
+    /// `due`: brought forward to when this may be judged anew.
+    pub(super) fn is_dead(&self, now: u64, heartbeat: &config::Heartbeat, due: &mut Option<Duration>) -> bool {
         let Some(fd) = self.fd else { return false };
         // Cleared before the look: bytes sent during it are looked at the next time.
         if !self.stirred.swap(false, Ordering::AcqRel) {
             return false;
         }
-        match kernel::tcp_info(fd).map(|info| watch::judge(&info, self.stalled(now, &info), &Beats::from(heartbeat))) {
-            Ok(Verdict::Dead) => true,
-            Ok(Verdict::InFlight) => {
+        let Ok(info) = kernel::tcp_info(fd) else { return false };
+        let (stalled, beats) = (self.stalled(now, &info), Beats::from(heartbeat));
+        match watch::judge(&info, stalled, &beats) {
+            Verdict::Dead => true,
+            Verdict::InFlight => {
                 self.stirred.store(true, Ordering::Release);
+                *due = [*due, watch::dead_in(&info, stalled, &beats)].into_iter().flatten().min();
                 false
             }
-            Ok(Verdict::Quiet) | Err(_) => false,
+            Verdict::Quiet => false,
         }
     }
 

@@ -63,6 +63,11 @@ impl LinkTask {
             State::Connecting { attempt } | State::Proving { attempt } => attempt,
             _ => 1,
         };
+        // A scout makes one attempt, and is followed by the next: theirs are counted together.
+        let attempt = match &self.scout {
+            Some((endpoint, _)) => attempt.max(self.pool.endpoints().failures(endpoint)),
+            None => attempt,
+        };
         self.status.update(|view| view.last_error = Some(what.to_owned()));
         // The first failure and then ever fewer: a long outage must not fill the log, however many clients wait meanwhile.
         let wanted = std::mem::take(&mut self.wanted);

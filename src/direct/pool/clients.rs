@@ -110,6 +110,7 @@ impl Pool {
     /// The upstream goes: nobody waits any more, nobody is let in.
     pub fn close(&self) {
         self.leaving.store(true, Ordering::Relaxed);
+        self.status.draining.store(true, Ordering::Relaxed);
         let waiting = {
             let mut queue = self.queue();
             queue.ready.clear();

@@ -177,6 +177,37 @@ async fn what_is_left_at_the_end_of_a_drain_is_reset_and_counted() {
 }
 
 #[tokio::test]
+async fn a_stream_that_only_waits_for_an_acknowledgement_is_waited_for_and_not_counted_as_cut() {
+    let mut stage = Stage::set().await;
+    let (mut dialer, stream, mut service) = with_stream(&mut stage, |_| {}).await;
+    let shown = stage.shown().sessions()[0].clone();
+    dialer.session.finish(stream);
+    dialer.until("its end is said", |it| !it.session.has_words() && it.session.unsent() == 0).await;
+    // From here on the dialer reads nothing, and so acknowledges nothing.
+    service.shutdown().await.expect("ended");
+    eventually("the stream is over at the gateway", || shown.figures.view().streams == 0).await;
+    stage.gateway.drain();
+    assert_eq!(stage.gateway.clients().open, 1, "it is waited for");
+    assert_eq!(stage.gateway.cut(), 0, "and no client loses anything");
+}
+
+#[tokio::test]
+async fn last_bytes_that_were_lost_with_the_connection_count_as_cut() {
+    let mut stage = Stage::set().await;
+    let (mut dialer, stream, mut service) = with_stream(&mut stage, |_| {}).await;
+    let shown = stage.shown().sessions()[0].clone();
+    dialer.session.finish(stream);
+    dialer.until("its end is said", |it| !it.session.has_words() && it.session.unsent() == 0).await;
+    service.write_all(b"the last words").await.expect("taken");
+    service.shutdown().await.expect("ended");
+    eventually("the stream is over at the gateway", || shown.figures.view().streams == 0).await;
+    dialer.cut();
+    eventually("it waits", || !shown.connection().connected).await;
+    stage.gateway.drain();
+    assert_eq!(stage.gateway.cut(), 1);
+}
+
+#[tokio::test]
 async fn a_gateway_that_is_removed_drains_and_its_series_go_last() {
     let mut stage = Stage::set().await;
     stage.drain.send_replace(Duration::from_millis(300));

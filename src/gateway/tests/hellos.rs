@@ -43,10 +43,13 @@ async fn a_token_that_has_changed_is_asked_for_from_the_next_hello_on() {
     assert!(stage.gateway.reload_files().is_empty(), "nothing has changed");
     let path = stage.files.path().join("token");
     std::fs::write(&path, "short").expect("written");
-    assert!(matches!(&stage.gateway.reload_files()[..], [("token file", Some(_))]));
+    assert!(matches!(&stage.gateway.reload_files()[..], [Reread { what: "token file", news: News::Unusable(_) }]));
     assert!(stage.gateway.reload_files().is_empty(), "told once");
+    std::fs::write(&path, TOKEN).expect("written");
+    assert_eq!(stage.gateway.reload_files(), [Reread { what: "token file", news: News::PutBack }]);
+    assert!(stage.gateway.reload_files().is_empty(), "that as well");
     std::fs::write(&path, "a new token of sixteen bytes\n").expect("written");
-    assert_eq!(stage.gateway.reload_files(), [("token file", None)]);
+    assert_eq!(stage.gateway.reload_files(), [Reread { what: "token file", news: News::Used }]);
     assert_eq!(refused_with(stage.dialer().connect().await), (Code::Denied, false));
     let mut dialer = stage.dialer();
     dialer.token = Some(Token::new(b"a new token of sixteen bytes").expect("long enough"));

@@ -75,7 +75,7 @@ function drawUpstreams(s) {
 }
 
 function drawSummary(s) {
-  const down = s.upstreams.filter(u => !u.up), shaky = s.upstreams.filter(u => u.up && standing(u)[1] !== "good"), all = s.upstreams.length;
+  const down = s.upstreams.filter(u => !u.up && !u.draining), shaky = s.upstreams.filter(u => u.up && !u.draining && standing(u)[1] !== "good"), all = s.upstreams.length;
   const reload = s.config.last_reload, rejected = Boolean(reload && reload.outcome === "rejected");
   let tone = "good", words;
   if (!s.live) [tone, words] = ["bad", "everlink is stuck: a data loop has shown no sign of life for " + s.slowest_loop_seconds + " s"];
@@ -174,7 +174,7 @@ function again() {
   drawUpstreams(s);
   drawGateway(byId("of-gateway"), s.gateway);
   drawConfig(s);
-  const down = s.upstreams.filter(u => !u.up).length;
+  const down = s.upstreams.filter(u => !u.up && !u.draining).length;
   document.title = (silentSince ? "✕ no answer · " : down ? "✕ " + down + " down · " : "") + "everlink";
   favicon(silentSince || down || !s.live ? "bad" : s.upstreams.some(u => standing(u)[1] !== "good") ? "warn" : "good");
 }

@@ -7,6 +7,7 @@ const rank = { bad: 0, warn: 1, dim: 2, good: 3 };
 
 // How an upstream fares: a shape, a tone, a word.
 function standing(u) {
+  if (u.draining) return ["dial", "dim", "Draining"];
   if (!u.up) {
     if (u.first_up === null) return ["dial", "bad", "Not up yet"];
     return u.links.some(l => l.state === "failed") && u.links.every(l => l.state === "failed") ? ["bad", "bad", "Failed"] : ["bad", "bad", "Down"];
@@ -35,6 +36,7 @@ function isNews(u) {
 function causeOf(u, brief) {
   const link = telling(u), last = u.outages.at(-1), tone = standing(u)[1];
   if (tone === "good") return null;
+  if (u.draining) return "removed from the configuration: its clients may finish until the end of the drain";
   const lost = !u.up && last && !last.until ? last.reason : "";
   const now = link && link.last_error ? link.last_error : "";
   if (u.up && link && link.state === "suspect") return many(Math.max(link.misses, 1), "heartbeat") + " unanswered by " + (link.endpoint || "the endpoint");

@@ -24,6 +24,8 @@ pub struct UpstreamReport {
     pub name: String,
     pub mode: String,
     pub up: bool,
+    /// It was removed from the configuration: its clients may stay until the end of the drain, and no new ones come.
+    pub draining: bool,
     /// The last change between up and down.
     pub since: String,
     pub since_age_seconds: f64,
@@ -143,6 +145,7 @@ pub(super) fn upstream_report(
         name: upstream.name.clone(),
         mode: mode.name().to_owned(),
         up: metrics.up.get() == 1,
+        draining: upstream.draining.load(Ordering::Relaxed),
         since: rfc3339(since),
         since_age_seconds: age(since, now),
         added: rfc3339(upstream.added),

@@ -23,14 +23,14 @@ pub enum DialError {
     #[error("{endpoint}: {source}")]
     Resolve { endpoint: String, source: ResolveError },
     /// Answered with no, or known to be out of reach.
-    #[error("{}: {source}: {}", place(.endpoint, .address), refused_advice(.source))]
+    #[error("{}: {}: {}", place(.endpoint, .address), in_words(.source), refused_advice(.source))]
     Refused { endpoint: String, address: String, source: io::Error },
     #[error("{}: {} within {within:?}: {}", place(.endpoint, .address), .stage.unfinished(), .stage.advice())]
     Timeout { endpoint: String, address: String, stage: Stage, within: Duration },
     #[error("{}: TLS failed: {reason}", place(.endpoint, .address))]
     Tls { endpoint: String, address: String, reason: String },
     /// This process or host is short of something; the endpoint may be well.
-    #[error("{}: {source}: {}", place(.endpoint, .address), local_advice(.source))]
+    #[error("{}: {}: {}", place(.endpoint, .address), in_words(.source), local_advice(.source))]
     Local { endpoint: String, address: String, source: io::Error },
 }
 
@@ -89,6 +89,15 @@ impl Stage {
 /// An endpoint that is an address is not told twice.
 fn place(endpoint: &str, address: &str) -> String {
     if endpoint == address { endpoint.to_owned() } else { format!("{endpoint} ({address})") }
+}
+
+/// What the kernel said, without its number: an advice follows.
+fn in_words(error: &io::Error) -> String {
+    let text = error.to_string();
+    match error.raw_os_error() {
+        Some(number) => text.strip_suffix(&format!(" (os error {number})")).unwrap_or(&text).to_owned(),
+        None => text,
+    }
 }
 
 fn refused_advice(error: &io::Error) -> &'static str {

@@ -125,7 +125,7 @@ async fn a_refused_port_is_refused_by_name_address_and_advice() {
     assert_eq!(error.outcome(), DialOutcome::Refused);
     assert_eq!(
         error.to_string(),
-        format!("orders:9000 ({address}): Connection refused (os error 111): is the server up, and is this its port?")
+        format!("orders:9000 ({address}): Connection refused: is the server up, and is this its port?")
     );
 }
 
@@ -378,7 +378,8 @@ async fn out_of_descriptors() {
     for target in [literal(address), named(address.port())] {
         let error = dial(&target, &options(AMPLE), &resolver).await.unwrap_err();
         assert_eq!(error.outcome(), DialOutcome::Local, "{error}");
-        assert!(error.to_string().contains("os error 24"), "{error}");
+        let told = ["Too many open files (os error 24)", "this process is out of descriptors"];
+        assert!(told.iter().any(|words| error.to_string().contains(words)), "{error}");
     }
     drop(hoard);
     for target in [literal(address), named(address.port())] {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::{ArcSwap, Guard};
 
 use super::files::{Contents, Fault};
+use crate::net::renewal::Renewed;
 
 /// What the files gave when they were last found fit.
 pub(super) struct Loaded<C> {
@@ -31,19 +32,19 @@ impl<C> Kept<C> {
         self.loaded.load()
     }
 
-    /// `Ok(true)`: what `contents` holds is another configuration, and it is in use. What cannot be used changes
-    /// nothing, and is an error once: the same fault of the same contents is `Ok(false)` from then on.
+    /// `Others`: what `contents` holds is another configuration, and it is in use. What cannot be used changes nothing, and
+    /// is an error once: the same fault of the same contents is `Same` from then on.
     pub(super) fn renew(
         &self,
         contents: Result<Contents, Fault>,
         load: impl FnOnce(&Contents) -> Result<Loaded<C>, Fault>,
-    ) -> Result<bool, Fault> {
+    ) -> Result<Renewed, Fault> {
         let (fingerprint, loaded) = match contents {
             Ok(contents) => {
                 let fingerprint = contents.fingerprint();
                 if fingerprint == self.get().fingerprint {
-                    *self.told() = None;
-                    return Ok(false);
+                    let was_behind = self.told().take().is_some();
+                    return Ok(if was_behind { Renewed::PutBack } else { Renewed::Same });
                 }
                 (fingerprint, load(&contents))
             }
@@ -54,12 +55,12 @@ impl<C> Kept<C> {
             Ok(loaded) => {
                 self.loaded.store(Arc::new(loaded));
                 *told = None;
-                Ok(true)
+                Ok(Renewed::Others)
             }
             Err(fault) => {
                 let news = (fingerprint, fault.clone());
                 if told.as_ref() == Some(&news) {
-                    return Ok(false);
+                    return Ok(Renewed::Same);
                 }
                 *told = Some(news);
                 Err(fault)

@@ -13,6 +13,7 @@ use super::files::{Contents, Fault, File, Material, Notice};
 use super::kept::{Kept, Loaded};
 use super::{TUNNEL_PROTOCOL, provider, roots, unix_now};
 use crate::config;
+use crate::net::renewal::Renewed;
 use crate::net::wire::Wire;
 
 /// What a gateway shakes hands with, by its files as they were last found fit.
@@ -40,10 +41,10 @@ impl ServerTls {
         Ok(Self { settings: settings.clone(), kept: Kept::new(loaded) })
     }
 
-    /// Looks at the files again. `Ok(true)`: they had changed, and new handshakes use them. What cannot be used (half
+    /// Looks at the files again. `Others`: they had changed, and new handshakes use them. What cannot be used (half
     /// written, of two pairs, expired) changes nothing, and is an error once: the same fault of the same contents is
-    /// `Ok(false)` from then on. Connections that stand are never touched. Blocks on the file system.
-    pub fn reload(&self) -> Result<bool, Fault> {
+    /// `Same` from then on. Connections that stand are never touched. Blocks on the file system.
+    pub fn reload(&self) -> Result<Renewed, Fault> {
         self.kept.renew(Contents::read(&self.settings), load)
     }
 

@@ -125,11 +125,11 @@ async fn fault_55_a_rotated_pair_is_used_by_the_next_handshake() {
     let server = serve(&authority.issue(&["chat.internal"]), Some(&new)).await;
     let tls = ClientTls::new(&authority.settings(Some(&old.issue(&["sidecar"])))).unwrap();
     assert!(echo(&tls, server, &host("chat.internal")).await.is_err());
-    assert_eq!(tls.reload(), Ok(false), "nothing has changed");
+    assert_eq!(tls.reload(), Ok(Renewed::Same), "nothing has changed");
     let pair = new.issue_with(&["sidecar"], |params| params.not_after = date_time_ymd(2040, 1, 1));
     authority.put("client.pem", &pair.cert);
     authority.put("client.key", &pair.key);
-    assert_eq!(tls.reload(), Ok(true));
+    assert_eq!(tls.reload(), Ok(Renewed::Others));
     assert_eq!(tls.client_not_after(), Some(2_208_988_800));
     echo(&tls, server, &host("chat.internal")).await.unwrap();
 }
@@ -138,21 +138,25 @@ async fn fault_55_a_rotated_pair_is_used_by_the_next_handshake() {
 async fn fault_55_a_half_written_pair_keeps_the_old_one_and_is_told_once() {
     let authority = Authority::new("ca");
     let server = serve(&authority.issue(&["chat.internal"]), Some(&authority)).await;
-    let tls = ClientTls::new(&authority.settings(Some(&authority.issue(&["sidecar"])))).unwrap();
+    let old = authority.issue(&["sidecar"]);
+    let tls = ClientTls::new(&authority.settings(Some(&old))).unwrap();
     let new = authority.issue(&["sidecar"]);
     for half in [new.cert.as_str(), &new.cert[..new.cert.len() / 2], ""] {
         authority.put("client.pem", half);
         let fault = tls.reload().unwrap_err();
         assert!(fault.file != File::Ca, "{fault}");
-        assert_eq!(tls.reload(), Ok(false), "told already");
+        assert_eq!(tls.reload(), Ok(Renewed::Same), "told already");
         echo(&tls, server, &host("chat.internal")).await.unwrap();
     }
+    authority.put("client.pem", &old.cert);
+    assert_eq!(tls.reload(), Ok(Renewed::PutBack));
+    assert_eq!(tls.reload(), Ok(Renewed::Same), "told once");
     fs::remove_file(authority.path("client.pem")).unwrap();
     assert!(tls.reload().unwrap_err().to_string().contains("does not exist"));
     echo(&tls, server, &host("chat.internal")).await.unwrap();
     authority.put("client.pem", &new.cert);
     authority.put("client.key", &new.key);
-    assert_eq!(tls.reload(), Ok(true));
+    assert_eq!(tls.reload(), Ok(Renewed::Others));
 }
 
 #[tokio::test]
@@ -162,7 +166,7 @@ async fn a_rotated_ca_holds_for_the_next_handshake() {
     let tls = ClientTls::new(&old.settings(None)).unwrap();
     assert!(echo(&tls, server, &host("chat.internal")).await.is_err());
     old.put("ca.pem", &format!("{}{}", old.pem, new.pem));
-    assert_eq!(tls.reload(), Ok(true));
+    assert_eq!(tls.reload(), Ok(Renewed::Others));
     echo(&tls, server, &host("chat.internal")).await.unwrap();
 }
 

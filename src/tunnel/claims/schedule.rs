@@ -61,7 +61,9 @@ impl Claims {
             if !wanted || self.attempts.len() >= IN_FLIGHT || self.attempts.iter().any(|a| a.id >= first) {
                 return None;
             }
-            self.calm_at
+            // A connection that waits for its turn to claim says nothing, and a gateway gives it up within seconds.
+            let turn = self.claim_at().filter(|_| self.is_well());
+            turn.map_or(self.calm_at, |turn| turn.max(self.calm_at))
         };
         // Later if every place asked to be left alone.
         match self.places.held_until(self.search(), at) {

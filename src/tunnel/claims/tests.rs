@@ -633,7 +633,8 @@ fn fault_41_another_gateway_behind_the_name_leaves_the_session_where_it_is() {
         assert!(matches!(table.claims.state(), State::Up { .. }));
         assert_eq!(table.claims.next_deadline(), None, "it asks no more");
         // It is told again, as long as the name leads there.
-        table.dialled(Input::Follow(0));
+        table.quiet(Input::Follow(0));
+        assert_eq!(table.next_dial().0, settings().timeout);
     }
 }
 
@@ -651,6 +652,7 @@ fn a_name_that_leads_back_or_a_loss_ends_the_following_and_another_move_takes_it
     table.take(Input::Answer(id, WELCOME));
     assert_eq!(table.claims.next_deadline(), None);
 
+    table.wait(settings().timeout);
     let (old, _) = table.dialled(Input::Follow(0));
     let [Action::Abandon { id: abandoned }, Action::Dial { .. }] = table.take(Input::Move)[..] else {
         panic!("no move")
@@ -671,6 +673,28 @@ fn fault_41_a_name_is_not_followed_without_a_session_nor_beyond_the_endpoints() 
     table.dialled(Input::Follow(0));
     table.claims.retune(Settings { endpoints: 0, ..settings() });
     assert_eq!(table.claims.follows, None);
+}
+
+#[test]
+fn a_second_move_soon_after_the_first_dials_when_it_may_claim_and_not_before() {
+    let mut table = Table::up(Settings { timeout: 30 * SECOND, ..settings() });
+    let (id, _) = table.dialled(Input::Move);
+    table.says_hello(Input::Ready(id));
+    let claimed = table.now;
+    assert_eq!(table.take(Input::Answer(id, WELCOME)), [Action::Attach { id, frozen: false }]);
+    table.wait(SECOND);
+    table.quiet(Input::Move);
+    let (_, id, ..) = table.next_dial();
+    assert_eq!(table.now - claimed, 30 * SECOND);
+    table.wait(50 * MS);
+    table.says_hello(Input::Ready(id));
+    assert_eq!(table.take(Input::Answer(id, WELCOME)), [Action::Attach { id, frozen: false }]);
+    // A loss does not wait for that.
+    table.quiet(Input::Move);
+    table.take(Input::Lost);
+    let (waited, id, ..) = table.next_dial();
+    assert!(waited <= SECOND, "{waited:?}");
+    table.says_hello(Input::Ready(id));
 }
 
 #[test]
@@ -695,7 +719,8 @@ fn an_attempt_from_before_the_move_does_not_count_as_one() {
     table.says_hello(Input::Ready(old));
     table.quiet(Input::Move);
     let actions = table.take(Input::Answer(old, WELCOME));
-    assert!(matches!(actions[..], [Action::Attach { .. }, Action::Dial { .. }]), "{actions:?}");
+    assert!(matches!(actions[..], [Action::Attach { .. }]), "{actions:?}");
+    assert_eq!(table.next_dial().0, settings().timeout, "one of its own, as soon as it may claim");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The clients who come for an upstream's links: to a link at once, or into the wait, or away.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::Hub;
@@ -10,6 +10,7 @@ use crate::link::mailbox::order;
 use crate::listener::Arrived;
 use crate::metrics::RefuseReason;
 use crate::tunnel::client::Client;
+use crate::tunnel::drains::{Drains, UnderWay};
 use crate::tunnel::slot::Slot;
 
 impl Hub {
@@ -89,9 +90,31 @@ impl Hub {
         clients.into_iter().filter_map(|client| slot.give(client)).for_each(|back| self.enter(back));
     }
 
+    fn drains(&self) -> MutexGuard<'_, Drains> {
+        self.drains.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A link's gateway drains: whoever comes meanwhile waits for another, and their waits do not run yet.
+    pub fn drain_began(&self, link: u64) {
+        self.drains().begin(link);
+    }
+
+    /// That link is over, or its connection lost.
+    pub fn drain_ended(&self, link: u64) {
+        if self.drains().end(link, clock::now()) {
+            self.keeper.notify_one();
+        }
+    }
+
     /// Refuses the clients who have waited for `limits.wait`; says when the next one will have.
     pub fn expire(&self, now: Instant) -> Option<Instant> {
         let wait = self.current().limits.wait;
+        match self.drains().nobody_before(wait) {
+            // Its end wakes the keeper.
+            Err(UnderWay) => return None,
+            Ok(Some(at)) if now < at => return Some(at).filter(|_| !self.waiting().is_empty()),
+            Ok(_) => {}
+        }
         let (late, next) = self.waiting().take_late(now, wait);
         for client in late {
             self.present.refuse(client.socket, RefuseReason::LinkDown, "it has waited for `limits.wait`");
@@ -102,6 +125,7 @@ impl Hub {
     /// The upstream goes: nobody waits any more, nobody is let in.
     pub fn close(&self) {
         self.leaving.store(true, Ordering::Relaxed);
+        self.status.draining.store(true, Ordering::Relaxed);
         let clients = self.waiting().close();
         let refuse = |client: Client| self.present.refuse(client.socket, RefuseReason::LinkDown, "its upstream goes");
         clients.into_iter().for_each(refuse);

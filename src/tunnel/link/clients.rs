@@ -10,7 +10,7 @@ impl LinkTask {
     pub(super) fn take_clients(&mut self) {
         let before = self.driver.streams();
         if self.driver.is_used_up() && self.slot.is_open() {
-            self.drain_away();
+            self.drain_away("its session has no number left for another stream");
         }
         for client in self.slot.take_clients() {
             if self.driver.has_wire() && self.driver.can_open() {

@@ -17,13 +17,13 @@ impl LinkTask {
             self.driver.end_streams(ResetCode::Drained, CloseReason::Drained);
         }
         if orders & order::DRAIN != 0 {
-            self.drain_away();
+            self.drain_away("its link was told to leave");
         }
         if orders & order::MOVE != 0 {
             self.move_on(LossReason::Reload);
         }
         if orders & order::YIELD != 0 {
-            self.drain_away_unhurried();
+            self.drain_away_unhurried("another gateway has its place");
         }
         if orders & order::STAY != 0 {
             self.stay();
@@ -74,14 +74,16 @@ impl LinkTask {
         self.step(Input::Move);
     }
 
-    /// No new streams here: the link ends with its last one, or at the end of the drain.
-    pub(super) fn drain_away(&mut self) {
+    /// No new streams here: the link ends with its last one, or at the end of the drain. `why`: for people, should it have
+    /// been the only one.
+    pub(super) fn drain_away(&mut self, why: &str) {
         self.cut_at.get_or_insert(clock::now() + *self.drain.borrow());
-        self.drain_away_unhurried();
+        self.drain_away_unhurried(why);
     }
 
     /// The same, but nobody is cut.
-    fn drain_away_unhurried(&mut self) {
+    fn drain_away_unhurried(&mut self, why: &str) {
+        self.hub.ends_in_order(why);
         self.slot.open.store(false, Ordering::Release);
         self.slot.leaving.store(true, Ordering::Release);
         self.hub.keeper.notify_one();

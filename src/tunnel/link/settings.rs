@@ -30,7 +30,7 @@ impl LinkTask {
         self.schedule_move();
         // An endpoint that went takes its link with it, as soon as the last stream has ended.
         if self.known.is_some() && self.at.as_ref().is_some_and(|at| self.is_gone(at)) {
-            return self.drain_away();
+            return self.drain_away("its endpoint was removed");
         }
         self.step(Input::Tick);
     }

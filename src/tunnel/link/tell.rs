@@ -231,6 +231,7 @@ impl LinkTask {
         self.lost_at.get_or_insert_with(clock::now);
         self.slot.open.store(false, std::sync::atomic::Ordering::Release);
         self.slot.set_led(None);
+        self.hub.drain_ended(self.slot.id);
         self.alive = None;
     }
 

@@ -63,6 +63,26 @@ async fn who_comes_again_stands_where_it_stood_and_is_refused_in_time() {
 }
 
 #[tokio::test]
+async fn fault_05_nobodys_wait_runs_while_the_only_gateway_drains() {
+    let wait = Duration::from_millis(300);
+    let stage = Stage::set_with(|_| {}, |upstream| upstream.limits.wait = wait).await;
+    stage.is_up().await;
+    let first = stage.carried().await;
+    let old = stage.slot();
+    stage.gateway.drain();
+    eventually("it is told", || old.leaving.load(Ordering::Acquire)).await;
+    let mut second = stage.client().await;
+    eventually("the second waits", || stage.hub.status.metrics.waiting.get() == 1).await;
+    assert_eq!(stage.hub.expire(Instant::now() + PATIENCE), None);
+    assert_eq!(stage.refused(RefuseReason::LinkDown), 0);
+    drop(first);
+    let over = Instant::now();
+    ends(&mut second).await;
+    assert!(over.elapsed() >= wait, "it had its time");
+    assert_eq!(stage.refused(RefuseReason::LinkDown), 1);
+}
+
+#[tokio::test]
 async fn a_link_that_is_over_gives_a_client_back() {
     let stage = Stage::up().await;
     let slot = Slot::new(99, 0);

@@ -154,3 +154,16 @@ async fn dials_that_others_take_the_place_of_are_counted() {
     eventually("it is counted", || timeouts() > 0).await;
     assert_eq!(say(&mut client, b"healed").await, b"healed");
 }
+
+#[tokio::test]
+async fn fault_05_the_end_of_an_only_gateway_is_told_as_planned_and_becomes_trouble_when_none_takes_its_place() {
+    let stage = Stage::up().await;
+    stage.gateway.drain();
+    eventually("the upstream is down", || !stage.hub.is_up()).await;
+    let outages = stage.hub.status.outages.load_full();
+    // By what the gateway said itself, or what the next link has heard of it by then.
+    let known = ["its gateway drains", "the gateway is busy or draining"];
+    assert!(outages.iter().map(|outage| &*outage.reason).all(|reason| known.contains(&reason)), "{outages:?}");
+    eventually("none takes its place", || !stage.hub.is_unwarned()).await;
+    assert!(!stage.hub.is_up());
+}

@@ -307,17 +307,17 @@ async fn fault_55_a_rotated_pair_holds_for_the_next_handshake_and_a_half_written
     let (old, new) = (Authority::new("old"), Authority::new("new"));
     let gateway = gateway(&old, &old.issue(&["gateway.internal"]), None);
     let (of_old, of_new) = (dialer(&old, None), dialer(&new, None));
-    assert_eq!(gateway.reload(), Ok(false), "nothing has changed");
+    assert_eq!(gateway.reload(), Ok(Renewed::Same), "nothing has changed");
     let pair = new.issue_with(&["gateway.internal"], |params| params.not_after = date_time_ymd(2040, 1, 1));
     for half in [&pair.cert, &pair.cert[..pair.cert.len() / 2], ""] {
         old.put("server.pem", half);
         assert!(gateway.reload().is_err());
-        assert_eq!(gateway.reload(), Ok(false), "told already");
+        assert_eq!(gateway.reload(), Ok(Renewed::Same), "told already");
         meet(&gateway, &of_old).await.1.unwrap();
     }
     old.put("server.pem", &pair.cert);
     old.put("server.key", &pair.key);
-    assert_eq!(gateway.reload(), Ok(true));
+    assert_eq!(gateway.reload(), Ok(Renewed::Others));
     assert_eq!(gateway.not_after(), Some(2_208_988_800), "2040-01-01");
     meet(&gateway, &of_new).await.1.unwrap();
     assert!(meet(&gateway, &of_old).await.1.is_err());
@@ -336,7 +336,7 @@ async fn a_rotated_client_ca_holds_for_the_next_handshake() {
     assert_eq!(fault.file, File::ClientCa);
     assert!(meet(&gateway, &dialer).await.0.is_err());
     authority.put("clients.pem", &format!("{}{}", old.pem, new.pem));
-    assert_eq!(gateway.reload(), Ok(true));
+    assert_eq!(gateway.reload(), Ok(Renewed::Others));
     meet(&gateway, &dialer).await.1.unwrap();
 }
 

@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::link::drill;
-pub use bind::{AdminListener, BindError};
+pub use bind::{AdminListener, BindError, Trace};
 use protocol::{Answer, REQUEST_LIMIT, Request};
 
 /// Connections at once; one more is told so and closed.

@@ -4,17 +4,19 @@
 
 pub mod summary;
 
+use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use crate::app::{EXIT_CONFIG, environment};
 use crate::cli::{self, CheckArgs, get};
 use crate::config::told::Met;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Loaded, Report};
 use crate::net::kernel;
 
 /// Prints every problem, or the effective configuration with each value's origin and what it costs.
 pub fn run(args: &CheckArgs) -> ExitCode {
-    let loaded = match config::load(args.file(), &environment) {
+    let loaded = match load(args.file()) {
         Ok(loaded) => loaded,
         Err(report) => {
             eprintln!("{report}");
@@ -47,6 +49,15 @@ pub fn run(args: &CheckArgs) -> ExitCode {
         None => ExitCode::from(cli::OK),
         Some(url) => against(url, &loaded.config),
     }
+}
+
+/// `-` is standard input: a template's output need not go to a file first. What it names is looked for from the working
+/// directory, as for any other file.
+fn load(path: &Path) -> Result<Loaded, Report> {
+    if path != Path::new("-") {
+        return config::load(path, &environment);
+    }
+    config::load_from("<stdin>", io::stdin().lock(), &environment)
 }
 
 /// What a reload of the everlink at `url` would do.

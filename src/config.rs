@@ -32,7 +32,7 @@ pub use descriptors::descriptors_needed;
 pub use diff::{Change, MOVES, diff};
 pub use files::SIZE_MAX;
 pub use keys::{Class, DefaultValue, Key, Kind, keys};
-pub use load::{Loaded, admin_socket, load, parse};
+pub use load::{Loaded, admin_socket, load, load_from, parse};
 pub use read::Origin;
 pub use report::{Problem, Report, Severity};
 pub use schema::schema;

@@ -89,7 +89,7 @@ fn build(
     Ok((subscriber, LogHandle { filter: filter_handle, json, terminal, dropped, guard: Some(guard) }))
 }
 
-/// Whether a terminal wants colours, by the environment: `NO_COLOR` unset or empty (https://no-color.org), and not `dumb`.
+/// Whether a terminal wants colours, by the environment: `NO_COLOR` unset or empty (<https://no-color.org>), and not `dumb`.
 fn takes_colours(environment: impl Fn(&str) -> Option<OsString>) -> bool {
     let dumb = environment("TERM").is_some_and(|terminal| terminal == "dumb");
     !dumb && environment("NO_COLOR").is_none_or(|value| value.is_empty())

@@ -14,11 +14,12 @@ pub use far_end::Gateway;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::admin::AdminListener;
+use crate::admin::{AdminListener, Trace};
 use crate::config::told::Met;
 use crate::config::{self, Config, ListenAddress};
 use crate::lifecycle::Clients;
@@ -47,6 +48,8 @@ pub struct Running {
     drain: watch::Sender<Duration>,
     http: HttpSockets,
     far_end: FarEnd,
+    /// The admin socket's file, if it is ours.
+    admin_file: Option<Trace>,
 }
 
 /// What a change of the configuration asks of the caller.
@@ -71,6 +74,7 @@ impl Running {
             http: HttpSockets::closed(status, &passed)?,
             far_end: FarEnd::none(&passed),
             passed,
+            admin_file: None,
         })
     }
 
@@ -109,6 +113,7 @@ impl Running {
 
         // From here on nothing fails.
         self.drain.send_replace(new.drain.timeout);
+        self.status.takes_commands.store(new.admin.is_some(), Ordering::Relaxed);
         let around = || Surroundings {
             status: &self.status,
             resolver: &self.resolver,
@@ -124,6 +129,9 @@ impl Running {
         self.http.commit(&new.http.listen, http, new.http.public_status);
         for line in self.passed.are_named(&addresses(&wanted, &new)) {
             tracing::warn!("{line}");
+        }
+        if let Some(admin) = &admin {
+            self.admin_file = admin.as_ref().and_then(AdminListener::trace);
         }
         let lines = config::told::lines(&changes, |change| self.met(change, &new), new.drain.timeout);
         self.config = new;
@@ -153,6 +161,22 @@ impl Running {
             }
         }
         lines
+    }
+
+    /// The admin socket, bound anew, if its file was taken away. Whatever comes of it is told.
+    pub fn rebind_admin(&mut self) -> Option<AdminListener> {
+        let path = self.admin_file.as_ref().filter(|file| !file.is_in_place())?.path();
+        match AdminListener::open(path, &self.passed) {
+            Ok(listener) => {
+                tracing::info!(path = %path.display(), "the admin socket's file was gone: it is bound again");
+                self.admin_file = listener.trace();
+                Some(listener)
+            }
+            Err(error) => {
+                tracing::warn!("the admin socket's file was taken away, and cannot be made again: {error}");
+                None
+            }
+        }
     }
 
     /// The process is about to leave: drills are over, and the gateway's dialers are told. Clients beside us are still served, but those of

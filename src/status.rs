@@ -43,6 +43,8 @@ pub struct Status {
     /// The configuration is in and every listener bound.
     pub ready: AtomicBool,
     pub draining: AtomicBool,
+    /// Commands are taken on an admin socket.
+    pub takes_commands: AtomicBool,
     pub loops: Vec<LoopStamp>,
     /// Ticks once a second on the HTTP thread, so it stands still while the process does.
     pub ticks: AtomicU64,
@@ -86,6 +88,7 @@ impl Status {
             roster: Mutex::default(),
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            takes_commands: AtomicBool::new(false),
             loops: (0..loops).map(|_| LoopStamp::default()).collect(),
             ticks: AtomicU64::new(0),
             wakes: watch::Sender::new(0),
@@ -103,6 +106,15 @@ impl Status {
     pub fn slowest_loop(&self) -> u64 {
         let now = self.ticks.load(Ordering::Relaxed);
         self.loops.iter().map(|stamp| now.saturating_sub(stamp.0.load(Ordering::Relaxed))).max().unwrap_or(0)
+    }
+
+    /// How an operator cuts an upstream's waits short: there may be no socket to ask for it.
+    pub fn how_to_retry(&self, upstream: &str) -> String {
+        if self.takes_commands.load(Ordering::Relaxed) {
+            format!("`everlink retry {upstream}`")
+        } else {
+            "SIGHUP".to_owned()
+        }
     }
 
     pub fn upstreams(&self) -> Arc<BTreeMap<String, Arc<UpstreamStatus>>> {
@@ -177,5 +189,20 @@ impl Status {
             self.metrics.remove_endpoint(&upstream.name, &endpoint.name);
         }
         self.metrics.remove_upstream(&upstream.name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use crate::http::example;
+
+    #[test]
+    fn a_command_is_advised_only_where_commands_are_taken() {
+        let status = example::status();
+        assert_eq!(status.how_to_retry("chat"), "SIGHUP");
+        status.takes_commands.store(true, Ordering::Relaxed);
+        assert_eq!(status.how_to_retry("chat"), "`everlink retry chat`");
     }
 }

@@ -74,6 +74,22 @@ fn check_says_that_a_file_can_be_used_however_it_is_named() {
 }
 
 #[test]
+fn check_takes_what_comes_on_standard_input() {
+    let place = Place::new(&upstream("chat", "127.0.0.1:0", at(1), "5s", ""));
+    let check = || {
+        let input = std::fs::File::open(place.config()).expect("opened");
+        Command::new(EVERLINK).args(["check", "-"]).stdin(input).output().expect("run")
+    };
+    let good = check();
+    assert_eq!(good.status.code(), Some(0), "{good:?}");
+    assert!(String::from_utf8_lossy(&good.stdout).ends_with("\n# <stdin> can be used\n"), "{good:?}");
+    place.write("[upstreams.chat]\nlisten = 5s\n");
+    let bad = check();
+    assert_eq!(bad.status.code(), Some(78), "{bad:?}");
+    assert!(text(&bad).contains("<stdin>:2:10"), "{bad:?}");
+}
+
+#[test]
 fn a_command_says_why_it_knows_no_admin_socket() {
     let place = Place::new(&upstream("chat", "127.0.0.1:0", at(1), "5s", ""));
     let file = place.config();

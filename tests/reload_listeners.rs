@@ -381,6 +381,11 @@ fn the_admin_socket_moves_goes_and_comes_back() {
     eventually("gone", || !harness::exists(&program.place.at("two.sock")));
     program.place.replace(&config(&program.place, Some("one.sock")));
     eventually("back", || ask("one.sock"));
+    std::fs::remove_file(program.place.at("one.sock")).expect("removed");
+    assert!(!ask("one.sock"));
+    program.signal("HUP");
+    eventually("bound again", || ask("one.sock"));
+    assert_eq!(program.logged("the admin socket's file was gone"), 1);
 }
 
 #[test]

@@ -34,6 +34,24 @@ pub struct AdminListener {
     owner: u32,
 }
 
+/// Where a socket's file was made, to see whether it still is there.
+#[derive(Debug, Clone)]
+pub struct Trace {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl Trace {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether whoever connects to the path comes to that socket.
+    pub fn is_in_place(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.identity)
+    }
+}
+
 impl AdminListener {
     /// The socket that was passed for `path`, or a new one as by [`bind`](Self::bind). Whoever may connect to one that was
     /// passed, commands are taken from its owner and root alone.
@@ -70,6 +88,11 @@ impl AdminListener {
         &self.path
     }
 
+    /// `None`: its file is the service manager's.
+    pub fn trace(&self) -> Option<Trace> {
+        self.identity.map(|identity| Trace { path: self.path.clone(), identity })
+    }
+
     /// The user this process runs as.
     pub(super) fn owner(&self) -> u32 {
         self.owner
@@ -82,8 +105,7 @@ impl AdminListener {
 
 impl Drop for AdminListener {
     fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path).is_ok_and(|file| Some((file.dev(), file.ino())) == self.identity);
-        if ours {
+        if self.trace().is_some_and(|trace| trace.is_in_place()) {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -200,6 +222,18 @@ mod tests {
         let _second = AdminListener::bind(&path).unwrap();
         drop(first);
         assert!(path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_gone_or_anothers_is_noticed() {
+        let (_directory, path) = place();
+        let first = AdminListener::bind(&path).unwrap();
+        let trace = first.trace().unwrap();
+        assert!(trace.is_in_place());
+        fs::remove_file(&path).unwrap();
+        assert!(!trace.is_in_place());
+        let second = AdminListener::bind(&path).unwrap();
+        assert!(!trace.is_in_place() && second.trace().unwrap().is_in_place());
     }
 
     #[tokio::test]

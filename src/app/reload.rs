@@ -25,6 +25,9 @@ impl App<'_> {
         if self.drain.is_some() {
             return tracing::warn!("reload ignored: everlink is draining");
         }
+        if let Some(admin) = self.running.rebind_admin() {
+            self.serve_admin(Some(admin));
+        }
         self.reload(Cause::Asked);
         self.running.retry(None);
     }

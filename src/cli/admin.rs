@@ -18,14 +18,17 @@ const ANSWER_LIMIT: u64 = 4 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 enum AskError {
     #[error(
-        "the configuration names no admin socket: add [admin] socket = \"/run/everlink/admin.sock\", or give --socket PATH"
+        "the configuration names no admin socket: add [admin] socket = \"/run/everlink/admin.sock\", or give --socket PATH; \
+         without one, SIGHUP reads the configuration again and cuts every wait short"
     )]
     Nowhere,
     #[error(
         "the admin socket is not known, for the configuration cannot be used: {why}; mend it, or give --socket PATH"
     )]
     Unknown { why: String },
-    #[error("nobody answers on {path}: {cause}; is everlink running with [admin] socket = \"{path}\"?")]
+    #[error(
+        "nobody answers on {path}: {cause}; is everlink running with [admin] socket = \"{path}\"? If its file was removed, SIGHUP makes it again"
+    )]
     Connect { path: PathBuf, cause: io::Error },
     #[error("{path} may not be used by this user: {cause}; ask as the user everlink runs as, or as root")]
     Denied { path: PathBuf, cause: io::Error },

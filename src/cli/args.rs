@@ -146,7 +146,7 @@ pub struct RunArgs {
 
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct CheckArgs {
-    /// The configuration file.
+    /// The configuration file; `-` is standard input.
     #[arg(value_name = "FILE", default_value = DEFAULT_CONFIG)]
     pub file: PathBuf,
     /// The same, as other commands take it.

@@ -42,7 +42,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Box<Problem>> {
     if !metadata.is_file() {
         return Err(fault(
             "this is not a regular file".to_owned(),
-            "a configuration is read as a whole, again and again",
+            "a configuration is read as a whole, again and again; `everlink check -` checks what comes on standard input",
         ));
     }
     let mut bytes = Vec::new();

@@ -1,6 +1,7 @@
 //! A file, or its text, becomes a configuration or a report of everything that keeps it from being one.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::check::{Checked, check};
@@ -32,6 +33,14 @@ pub struct Loaded {
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Report> {
     let bytes = files::read(path).map_err(|problem| Report::of(*problem))?;
     parse(&path.display().to_string(), &bytes, env)
+}
+
+/// The same for what comes from elsewhere, read to its end or to the first byte too many; `name` for messages.
+pub fn load_from(name: &str, from: impl Read, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Report> {
+    let mut bytes = Vec::new();
+    let read = from.take(SIZE_MAX + 1).read_to_end(&mut bytes);
+    read.map_err(|error| Report::of(Problem::of_file(name, format!("it cannot be read: {error}"))))?;
+    parse(name, &bytes, env)
 }
 
 /// The admin socket that a file names, even one that cannot be used otherwise. `None`: it names none that can be.

@@ -377,8 +377,8 @@ impl LinkTask {
                     tracing::error!(
                         upstream = self.pool.name,
                         link = self.slot.id,
-                        "link failed: its attempts are used up; `everlink retry {}` or a reload dials again",
-                        self.pool.name
+                        "link failed: its attempts are used up; {} or an edit of the upstream dials again",
+                        self.pool.process.how_to_retry(&self.pool.name)
                     );
                 }
                 _ => {}

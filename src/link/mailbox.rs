@@ -21,7 +21,7 @@ pub mod order {
     pub const STAY: u16 = 1 << 4;
     /// End at once. Direct only.
     pub const STOP: u16 = 1 << 5;
-    /// A client waits: dial now, beside the backoff. Direct only.
+    /// A client waits: dial now, beside the backoff.
     pub const WANTED: u16 = 1 << 6;
     /// No new streams; end with the last one, or when told to cut. Tunnel only.
     pub const DRAIN: u16 = 1 << 7;

@@ -246,6 +246,8 @@ impl Claims {
             Input::Follow(_) => {}
             Input::Stay => self.stay(),
             Input::Retry => self.hurry_up(now),
+            Input::Wanted if self.settings.retry.attempts.is_none() => self.calm_at = self.calm_at.min(now),
+            Input::Wanted => {}
             Input::Violated => self.start_fresh(now, Gone::Violation, out),
             Input::Drain => self.life = if self.session.is_some() { Life::Draining } else { Life::Closed },
             Input::Stop => self.life = Life::Closed,

@@ -20,6 +20,10 @@ use crate::workers::of_process;
 
 /// What is cut at the end of a drain is gone after this.
 const CUT_WITHIN: Duration = Duration::from_secs(5);
+/// While clients wait, a link dials this often, whatever the backoff has come to; shortened or lengthened by [`SPREAD`].
+const WANTED: Duration = Duration::from_secs(1);
+/// So that those of many sidecars do not come in step.
+const SPREAD: f64 = 0.25;
 /// Panics further apart than this are not one trouble.
 const CALM: Duration = Duration::from_secs(60);
 
@@ -33,6 +37,8 @@ pub struct Keeper {
     names: Names,
     panics: u32,
     last_panic: Option<Instant>,
+    /// Not before this another dial for clients who wait.
+    next_wanted: Instant,
 }
 
 impl Keeper {
@@ -40,7 +46,17 @@ impl Keeper {
     pub fn new(hub: Arc<Hub>, drain: watch::Receiver<Duration>) -> Self {
         let settings = hub.settings.subscribe();
         let names = Names::new(&hub.resolver, &hub.current());
-        Self { hub, settings, drain, links: JoinSet::new(), slots: HashMap::new(), names, panics: 0, last_panic: None }
+        Self {
+            hub,
+            settings,
+            drain,
+            links: JoinSet::new(),
+            slots: HashMap::new(),
+            names,
+            panics: 0,
+            last_panic: None,
+            next_wanted: clock::now(),
+        }
     }
 
     /// Runs until the upstream is removed.
@@ -52,7 +68,7 @@ impl Keeper {
         }
         self.fill();
         loop {
-            let expiry = self.hub.expire(clock::now());
+            let wake = [self.hub.expire(clock::now()), self.dial_for_clients(clock::now())].into_iter().flatten().min();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -77,7 +93,7 @@ impl Keeper {
                         Verdict::Back => order::STAY,
                     });
                 },
-                () = sleep_until_or_never(expiry) => {}
+                () = sleep_until_or_never(wake) => {}
             }
         }
         self.leave().await;
@@ -100,6 +116,21 @@ impl Keeper {
         for _ in staying.len()..wanted {
             self.add(0);
         }
+    }
+
+    /// After a long outage the backoff may be longer than a client may wait for a link. Whoever waits is worth a dial a second.
+    fn dial_for_clients(&mut self, now: Instant) -> Option<Instant> {
+        if !self.hub.has_waiting() {
+            return None;
+        }
+        if now >= self.next_wanted {
+            self.next_wanted = now + WANTED.mul_f64(1.0 - SPREAD + 2.0 * SPREAD * fastrand::f64());
+            self.slots
+                .values()
+                .filter(|slot| slot.stays() && !slot.is_open())
+                .for_each(|slot| slot.tell(order::WANTED));
+        }
+        Some(self.next_wanted)
     }
 
     /// Clients wait while every session is searched for, and a gateway is up that has none of them: one link gives its place

@@ -92,6 +92,8 @@ pub enum Input {
     Stay,
     /// An operator, or an edit of what a dial depends on, cuts waits short.
     Retry,
+    /// A client waits for a link: the next dial is due, unless `retry.attempts` numbers them.
+    Wanted,
     /// The peer broke the protocol, and with it the session.
     Violated,
     /// The session ends with its last stream, and no other follows it here.

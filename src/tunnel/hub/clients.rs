@@ -62,6 +62,11 @@ impl Hub {
         free.min_by_key(|slot| slot.streams.load(Ordering::Relaxed)).cloned()
     }
 
+    /// Clients wait for a link.
+    pub fn has_waiting(&self) -> bool {
+        !self.waiting().is_empty()
+    }
+
     /// Clients wait, for no link is open; or may not wait, and are refused.
     pub fn is_waited_for(&self) -> bool {
         let waits = self.current().limits.wait.is_zero() || !self.waiting().is_empty();

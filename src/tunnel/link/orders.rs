@@ -37,6 +37,9 @@ impl LinkTask {
         if orders & order::RETRY != 0 {
             self.step(Input::Retry);
         }
+        if orders & order::WANTED != 0 {
+            self.step(Input::Wanted);
+        }
         if let Some(drill) = self.slot.take_drill() {
             self.begin_drill(drill);
         }

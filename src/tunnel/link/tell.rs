@@ -193,9 +193,10 @@ impl LinkTask {
     }
 
     pub(super) fn tell_failed(&mut self) {
-        let text = "the attempts are used up: waiting for a reload or `everlink retry`";
+        let how = self.hub.process.how_to_retry(&self.hub.name);
+        let text = format!("its attempts are used up; {how} or an edit of the upstream dials again");
         tracing::error!(upstream = self.hub.name, link = self.slot.id, "link failed: {text}");
-        self.event_of("failed", None, None, text.to_owned());
+        self.event_of("failed", None, None, text);
     }
 
     pub(super) fn tell_suspect(&mut self) {

@@ -97,6 +97,7 @@ ROWS = (
     ("Silent cut of 10 s: the connection with data under way", "cut10", busy),
     ("… new clients, 4 a second", "cut10", clients),
     ("Silent cut of 30 s: the connection with data under way", "cut30", busy),
+    ("… new clients, 4 a second", "cut30", clients),
     ("A NAT forgets all connections: the one with data under way", "forgotten", busy),
     ("… idle connections", "forgotten", idle),
     ("… who says so", "forgotten", noticed),
@@ -169,7 +170,7 @@ def document(data, source):
            "keepalive every 5 s and misses of 3 s, wherever it has any of these; new clients wait wherever that can be told. "
            "[All settings](contenders/compare), [how it is done](README.md#what-happens-when-something-goes-wrong).", "",
            "*The connection with data under way* sends 250 kB/s, every byte of which the server checks. *Dies* is when the client hears of it, and of what: "
-           "an *end of file* says that all has come, which is not so; a *reset* says that it has not. *New clients* wait for 20 s. "
+           "an *end of file* says that all has come, which is not so; a *reset* says that it has not. *New clients* wait for 20 s; who is closed sooner hears so, from most as an end of file, everlink included. "
            "Times are from the event's beginning unless they are *after the heal*; under half a second they are noise.", "", table(data)]
     told = facts()
     out += ["## From their own documentation", "", "Not measured here.", ""]

@@ -156,16 +156,22 @@ impl Echoes {
             move || {
                 let mut payload = vec![0; Self::PIECE];
                 let mut pieces = 0;
-                while !stop.load(Ordering::SeqCst) {
+                loop {
+                    // Told before the last piece is written: whoever waits for an answer gets one, and then knows.
+                    let is_last = stop.load(Ordering::SeqCst);
+                    if is_last {
+                        sent.store(pieces + 1, Ordering::SeqCst);
+                    }
                     fill(seed, pieces * Self::PIECE as u64, &mut payload);
                     write!(stream, "*2\r\n$4\r\nECHO\r\n${}\r\n", Self::PIECE).expect("written");
                     stream.write_all(&payload).expect("written");
                     stream.write_all(b"\r\n").expect("written");
                     pieces += 1;
+                    if is_last {
+                        return pieces;
+                    }
                     std::thread::sleep(Duration::from_millis(10));
                 }
-                sent.store(pieces, Ordering::SeqCst);
-                pieces
             }
         };
         let reader = {

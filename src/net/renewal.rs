@@ -1,5 +1,7 @@
 //! What has become of files that were read again while the program runs.
 
+#![forbid(unsafe_code)]
+
 /// Files that can be used, beside what was in use before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Renewed {

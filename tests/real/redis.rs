@@ -241,7 +241,8 @@ fn a_restart_under_a_looping_client_is_over_within_the_backoff_and_a_second() {
     let bad = answered.iter().filter(|(came, _, good)| *came > down && !good).count();
     assert_eq!(bad, 0, "a client that comes while the link is down waits for it");
     assert!(answered.iter().any(|(came, at, good)| *good && *came < back && *at > back), "one did wait");
-    assert!(everlink.metric(r#"everlink_link_reconnects_total{upstream="redis"}"#) >= 1.0);
+    // No link need have been lost: both may have been with clients when the server went.
+    assert!(everlink.metric(r#"everlink_link_downtime_seconds_total{upstream="redis"}"#) > 0.0);
     everlink.stop();
 }
 

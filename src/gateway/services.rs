@@ -16,7 +16,7 @@ use crate::net::stream::Stream;
 use crate::session::{Opening, RefusalCode};
 use crate::tunnel::driver::Local;
 
-/// For resolving and connecting together: the default of `retry.connect_timeout`.
+/// For resolving and connecting together, at first: the default of `retry.connect_timeout`.
 const WITHIN: Duration = Duration::from_secs(5);
 /// Between the first two dials of one stream, and the longest between any two: a server that is back is found within a
 /// second.
@@ -77,8 +77,9 @@ enum Unreached {
 async fn reach_within(name: &str, address: &Address, resolver: &Resolver, wait: Duration) -> Result<Dialled, String> {
     let end = Instant::now() + wait;
     let mut pause = FIRST_PAUSE;
+    let mut within = WITHIN;
     loop {
-        let why = match reach(name, address, resolver).await {
+        let why = match reach(name, address, resolver, within).await {
             Ok(dialled) => return Ok(dialled),
             Err(Unreached::Never(why)) => return Err(why),
             Err(Unreached::Perhaps(why)) => why,
@@ -91,18 +92,20 @@ async fn reach_within(name: &str, address: &Address, resolver: &Resolver, wait: 
         tracing::debug!(service = name, "a stream waits for its service: {why}");
         tokio::time::sleep(spread).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+        within = WITHIN.min(end.saturating_duration_since(Instant::now()));
     }
 }
 
-async fn reach(name: &str, address: &Address, resolver: &Resolver) -> Result<Dialled, Unreached> {
-    let deadline = Instant::now() + WITHIN;
+/// Once, all within `within`.
+async fn reach(name: &str, address: &Address, resolver: &Resolver, within: Duration) -> Result<Dialled, Unreached> {
+    let deadline = Instant::now() + within;
     let target = Endpoint { name: name.to_owned(), address: address.clone(), priority: 1 };
-    let options = DialOptions { connect_timeout: WITHIN, tls: None, known_as: None };
+    let options = DialOptions { connect_timeout: within, tls: None, known_as: None };
     let Address::Host { host, port } = address else {
         // A literal address is the operator's word.
         return dial::dial(&target, &options, resolver).await.map_err(|error| Unreached::Perhaps(error.to_string()));
     };
-    let answer = resolver.resolve(host, *port, WITHIN).await;
+    let answer = resolver.resolve(host, *port, within).await;
     let mut addresses = answer.map_err(|error| Unreached::Perhaps(format!("{name}: {error}")))?.addresses;
     addresses.retain(|address| !is_off_limits(address.ip()));
     if addresses.is_empty() {

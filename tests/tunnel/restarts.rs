@@ -61,6 +61,18 @@ fn fault_04_a_gateway_that_was_killed_knows_no_session_and_clients_hear_so_at_on
 }
 
 #[test]
+fn a_client_who_waits_has_its_gateway_dialled_whatever_the_backoff_has_come_to() {
+    let retry = "retry = { initial = \"1m\", max = \"1m\", jitter = \"off\", connect_timeout = \"2s\" }\nlimits.wait = \"20s\"\n";
+    let mut road = Plan { sidecar: retry, ..Plan::default() }.build();
+    let before = road.held();
+    road.kill_gateway();
+    wait_until("the next dial is far off", || road.of("link_retry_delay_seconds") > 30.0);
+    road.start_gateway();
+    talks(&mut road.connect("echo"), b"not in a minute");
+    road.until_baseline(before);
+}
+
+#[test]
 fn fault_06_the_gateway_frees_everything_of_a_sidecar_that_was_killed() {
     for silent in [false, true] {
         let (service, resets) = counting_resets();

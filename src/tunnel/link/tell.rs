@@ -222,9 +222,10 @@ impl LinkTask {
             self.hub.endpoint_series.with(endpoint, |metrics| metrics.losses.inc());
         }
         let streams = self.driver.streams();
+        let wait = if streams > 0 { "; its streams wait" } else { "" };
         tracing::warn!(
             upstream = self.hub.name, link = self.slot.id, endpoint, reason = reason.name(), up_for = ?lived, streams,
-            "link lost: {error}; its streams wait"
+            "link lost: {error}{wait}"
         );
         self.event_of("lost", endpoint, Some(reason), format!("{error}; {} waiting", plural(streams)));
         self.hub.trouble(error.clone());

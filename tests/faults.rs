@@ -214,6 +214,26 @@ fn fault_11_black_hole_with_data_in_flight() {
     everlink.until_baseline(held);
 }
 
+/// Looks at TCP are a timeout apart, but not when one would come after the end of the budget.
+#[test]
+fn fault_11_with_a_long_timeout_data_in_flight_is_judged_within_a_second_of_the_budget() {
+    let net = Net::new();
+    let _server = Server::start(&net.b, SERVER, echo);
+    let beats = "interval = \"2s\", timeout = \"4s\", misses = 1";
+    let text = usual(NONE).replace("interval = \"500ms\", timeout = \"300ms\", misses = 3", beats);
+    let everlink = Program::start(&net.a, &text);
+    everlink.until_up("test", 2);
+    let mut client = net.client(LISTENER);
+    talks(&mut client, b"hello");
+    let _cut = net.cut();
+    let from = Instant::now();
+    client.write_all(&[7; 100_000]).expect("sent");
+    assert!(is_reset(end_of(&mut client)), "the client is told by a reset");
+    let (judged, budget) = (from.elapsed(), Duration::from_secs(6));
+    // What counts is the last acknowledgement, a moment before the cut.
+    assert!(judged > budget - SLACK && judged <= budget + Duration::from_secs(1) + SLACK, "judged after {judged:?}");
+}
+
 #[test]
 fn fault_11_a_server_that_does_not_read_is_kept_until_it_is_dead() {
     let net = Net::new();

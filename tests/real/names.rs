@@ -1,29 +1,15 @@
 //! Names that lead elsewhere while links stand, with a nameserver of the tests' own.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::tunnel::{BEATS, DOOR, certificates, gateway, sidecar_with};
+use super::tunnel::{BEATS, DOOR, SERVICE, certificates, gateway, service, sidecar_with, talks};
 use crate::common::server::echo;
 use crate::faults::net::{Namespace, Net, until};
 use crate::faults::program::Figures;
 use crate::faults::servers::{Nameserver, Server, answering};
 
-const SERVICE: &str = "127.0.0.1:9000";
 /// Two answers without the old address, each within 33 s of the one before, and the first question within 30 s.
 const NOTICED: Duration = Duration::from_secs(100);
-
-fn service() -> SocketAddr {
-    SERVICE.parse().expect("an address")
-}
-
-fn talks(stream: &mut TcpStream, words: &[u8]) {
-    stream.write_all(words).expect("sent");
-    let mut answer = vec![0; words.len()];
-    stream.read_exact(&mut answer).expect("answered");
-    assert_eq!(answer, words);
-}
 
 fn planned_only(figures: &Figures, upstream: &str) {
     let planned = (figures.losses(upstream, "reload") + figures.losses(upstream, "aged")) as f64;

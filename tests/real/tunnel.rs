@@ -1,6 +1,6 @@
 //! Real servers behind a tunnel whose network fails: a sidecar in one namespace, a gateway and the servers in another.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,6 +15,8 @@ use crate::tls::Authority;
 
 /// Where clients in the sidecar's namespace connect.
 pub(super) const DOOR: &str = "127.0.0.1:7000";
+/// And the service, behind the gateway.
+pub(super) const SERVICE: &str = "127.0.0.1:9000";
 /// The gateway, over the wire.
 const GATEWAY: &str = "10.77.0.2:7443";
 /// What the faults are about.
@@ -91,6 +93,18 @@ pub(super) fn both<'n>(net: &'n Net, service: SocketAddr, more: &str) -> (Progra
 
 pub(super) fn resumed(sidecar: &Program<'_>) -> usize {
     sidecar.figures().get("everlink_session_resumes_total", &[("upstream", "site"), ("outcome", "resumed")]) as usize
+}
+
+pub(super) fn service() -> SocketAddr {
+    SERVICE.parse().expect("an address")
+}
+
+/// The words come back.
+pub(super) fn talks(stream: &mut TcpStream, words: &[u8]) {
+    stream.write_all(words).expect("sent");
+    let mut answer = vec![0; words.len()];
+    stream.read_exact(&mut answer).expect("answered");
+    assert_eq!(answer, words);
 }
 
 /// Nobody was cut off, and nothing is left.

@@ -1,28 +1,16 @@
 //! Ways to a gateway that lead nowhere, and clients who vanish, with whole programs in namespaces.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io::Write;
+use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
-use super::tunnel::{BEATS, DOOR, certificates, gateway, sidecar, sidecar_with};
+use super::tunnel::{BEATS, DOOR, SERVICE, certificates, gateway, service, sidecar, sidecar_with, talks};
 use crate::common::server::echo;
 use crate::faults::net::{Namespace, Net};
 use crate::faults::servers::Server;
 
-const SERVICE: &str = "127.0.0.1:9000";
 /// For a busy machine.
 const SLACK: Duration = Duration::from_millis(700);
-
-fn service() -> SocketAddr {
-    SERVICE.parse().expect("an address")
-}
-
-fn talks(stream: &mut TcpStream, words: &[u8]) {
-    stream.write_all(words).expect("sent");
-    let mut answer = vec![0; words.len()];
-    stream.read_exact(&mut answer).expect("answered");
-    assert_eq!(answer, words);
-}
 
 #[test]
 fn fault_42_a_gateway_is_reached_by_ipv4_when_ipv6_leads_nowhere() {

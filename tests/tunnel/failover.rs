@@ -49,6 +49,15 @@ impl Instance {
     }
 }
 
+/// Two gateways, and a sidecar with a way to each, in this order.
+fn two_gateways(more: &str) -> (Trust, Server, [Instance; 2], Program) {
+    let (trust, service) = (Trust::token(), Server::start(echo));
+    let both = ["gw-a", "gw-b"].map(|name| Instance::start(&trust, name, service.address));
+    let ways = [both[0].way.address, both[1].way.address];
+    let sidecar = Program::start(&sidecar(&trust, &ways, &["echo"], more));
+    (trust, service, both, sidecar)
+}
+
 fn metric(sidecar: &Program, name: &str) -> f64 {
     sidecar.metric(&format!("everlink_{name}"))
 }
@@ -118,9 +127,7 @@ fn a_session_finds_its_own_gateway_behind_a_common_address_by_searching() {
 
 #[test]
 fn fault_05_of_two_gateways_one_leaves_its_streams_finish_there_and_new_ones_go_to_the_other() {
-    let (trust, service) = (Trust::token(), Server::start(echo));
-    let [a, b] = ["gw-a", "gw-b"].map(|name| Instance::start(&trust, name, service.address));
-    let sidecar = Program::start(&sidecar(&trust, &[a.way.address, b.way.address], &["echo"], QUICK));
+    let (_trust, _service, [a, b], sidecar) = two_gateways(QUICK);
     sidecar.until_up("site", 1);
     assert_eq!((a.sessions(), b.sessions()), (1, 0), "the first of the list");
     let door = listener(&sidecar, "echo");
@@ -152,10 +159,8 @@ fn fault_05_of_two_gateways_one_leaves_its_streams_finish_there_and_new_ones_go_
 /// The gateway is not there any more, and another is: new streams go there at once, the old ones wait for their own.
 #[test]
 fn while_a_session_is_searched_for_new_clients_go_to_another_gateway() {
-    let (trust, service) = (Trust::token(), Server::start(echo));
-    let [mut a, b] = ["gw-a", "gw-b"].map(|name| Instance::start(&trust, name, service.address));
     let more = format!("{QUICK}pool.size = 2\nbalance = \"round-robin\"\nresume.deadline = \"5s\"\n");
-    let sidecar = Program::start(&sidecar(&trust, &[a.way.address, b.way.address], &["echo"], &more));
+    let (trust, service, [mut a, b], sidecar) = two_gateways(&more);
     sidecar.until_up("site", 2);
     assert_eq!((a.sessions(), b.sessions()), (1, 1));
     let door = listener(&sidecar, "echo");
@@ -185,9 +190,7 @@ fn while_a_session_is_searched_for_new_clients_go_to_another_gateway() {
 /// The same with a single link, as it is by default: it searches on for its streams, and finds its gateway again.
 #[test]
 fn with_one_link_new_clients_go_to_another_gateway_too_and_the_session_is_found_again() {
-    let (trust, service) = (Trust::token(), Server::start(echo));
-    let [a, b] = ["gw-a", "gw-b"].map(|name| Instance::start(&trust, name, service.address));
-    let sidecar = Program::start(&sidecar(&trust, &[a.way.address, b.way.address], &["echo"], QUICK));
+    let (_trust, _service, [a, b], sidecar) = two_gateways(QUICK);
     sidecar.until_up("site", 1);
     assert_eq!((a.sessions(), b.sessions()), (1, 0), "the first of the list");
     let door = listener(&sidecar, "echo");

@@ -198,12 +198,17 @@ impl Running {
         self.far_end.woken();
     }
 
-    /// Begins or ends a drill of one upstream. Returns what is done, for people. Errors: why not.
-    pub fn drill(&self, upstream: &str, asked: drill::Asked) -> Result<String, String> {
-        self.upstreams.drill(upstream, asked)
+    /// Begins a drill of one upstream. Errors: why not, for people.
+    pub fn drill(&self, upstream: &str, order: drill::Order) -> Result<drill::Begun, String> {
+        self.upstreams.drill(upstream, order)
     }
 
-    /// The same for each upstream in tunnel mode, for people.
+    /// Ends the drill of one upstream. Returns what ended, for people. Errors: there is none.
+    pub fn stop_drill(&self, upstream: &str) -> Result<String, String> {
+        self.upstreams.stop_drill(upstream)
+    }
+
+    /// Begins the same at each upstream in tunnel mode. Returns what is done, for people.
     pub fn drill_tunnels(&self, order: drill::Order) -> Vec<String> {
         self.upstreams.drill_tunnels(order)
     }

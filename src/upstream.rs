@@ -59,8 +59,8 @@ pub trait Upstream: Send + Sync {
     /// Ends the links, and lets clients stay within the drain time; the series go last.
     fn remove(&self);
 
-    /// Rehearses an outage on the first link that is up. Returns what is done, for people. Errors: why not.
-    fn drill(&self, order: drill::Order) -> Result<String, String>;
+    /// Rehearses an outage on the first link that is up. Errors: why not, for people.
+    fn drill(&self, order: drill::Order) -> Result<drill::Begun, String>;
 
     /// Ends the drill that runs. Returns what ended, for people. Errors: none runs.
     fn stop_drill(&self) -> Result<String, String>;

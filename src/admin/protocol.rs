@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::link::drill;
 use crate::metrics::{Label, ReloadOutcome};
 
 /// A request's line without its end is shorter than this, in bytes.
@@ -65,13 +64,14 @@ impl Answer {
         Self { ok: true, outcome: "retried".to_owned(), lines: vec![line] }
     }
 
-    /// A drill has begun, or ended.
-    pub fn drilled(asked: drill::Asked, told: String) -> Self {
-        let outcome = match asked {
-            drill::Asked::Begin(_) => "drilling",
-            drill::Asked::Stop => "stopped",
-        };
-        Self { ok: true, outcome: outcome.to_owned(), lines: vec![told] }
+    /// A drill has begun.
+    pub fn drilling(told: String) -> Self {
+        Self { ok: true, outcome: "drilling".to_owned(), lines: vec![told] }
+    }
+
+    /// A drill has ended.
+    pub fn stopped(told: String) -> Self {
+        Self { ok: true, outcome: "stopped".to_owned(), lines: vec![told] }
     }
 
     /// Nothing was done.

@@ -69,12 +69,16 @@ impl App<'_> {
             Asked::Drill(_, drill::Asked::Begin(_), to) if draining => {
                 let _ = to.send(Answer::refused("everlink is draining".to_owned()));
             }
-            Asked::Drill(upstream, asked, to) => {
-                let answer = match self.running.drill(&upstream, asked) {
-                    Ok(told) => Answer::drilled(asked, told),
-                    Err(why) => Answer::refused(why),
-                };
-                let _ = to.send(answer);
+            Asked::Drill(upstream, drill::Asked::Begin(order), to) => match self.running.drill(&upstream, order) {
+                // Told once it is true, without anybody waiting here.
+                Ok(begun) => drop(tokio::spawn(async move {
+                    begun.in_force().await;
+                    let _ = to.send(Answer::drilling(begun.told));
+                })),
+                Err(why) => drop(to.send(Answer::refused(why))),
+            },
+            Asked::Drill(upstream, drill::Asked::Stop, to) => {
+                let _ = to.send(self.running.stop_drill(&upstream).map_or_else(Answer::refused, Answer::stopped));
             }
         }
     }

@@ -159,8 +159,8 @@ mod tests {
             Box::pin(async move { Answer::refused(format!("there is no upstream {upstream}")) })
         }
 
-        fn drill<'a>(&'a self, upstream: &'a str, asked: drill::Asked) -> Pending<'a> {
-            Box::pin(async move { Answer::drilled(asked, format!("{upstream}: link 1")) })
+        fn drill<'a>(&'a self, upstream: &'a str, _: drill::Asked) -> Pending<'a> {
+            Box::pin(async move { Answer::drilling(format!("{upstream}: link 1")) })
         }
     }
 

@@ -8,14 +8,13 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::in_use::{Order, Registered};
 use crate::metrics::{CloseReason, Direction, UpstreamMetrics};
-use crate::net::rehearsal::Rehearsal;
+use crate::net::rehearsal::OnItsWay;
 use crate::net::splice::{Lent, Pipes};
 use crate::net::stream::Stream;
 
@@ -88,7 +87,7 @@ enum Turn {
     /// More could move; others first.
     Again,
     /// The upstream's side goes through a drill.
-    Rehearse(Arc<Rehearsal>),
+    Rehearse(OnItsWay),
     Done(CloseReason),
 }
 
@@ -109,7 +108,7 @@ impl Carry {
                     }
                     tokio::task::yield_now().await;
                 }
-                Turn::Rehearse(rehearsal) => self.upstream = self.upstream.rehearsed(&rehearsal),
+                Turn::Rehearse(rehearsal) => self.upstream = self.upstream.rehearsed(rehearsal.rehearsal()),
                 Turn::Done(reason) => {
                     self.registered.close(reason, [&self.client, &self.upstream]);
                     return reason;

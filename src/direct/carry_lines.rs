@@ -17,7 +17,7 @@ use super::line::{Event, LineMode};
 use crate::clock::sleep_until_or_never;
 use crate::config::{self, Beat, InUse, Upstream};
 use crate::metrics::{CloseReason, Direction, UpstreamMetrics};
-use crate::net::rehearsal::Rehearsal;
+use crate::net::rehearsal::OnItsWay;
 use crate::net::stream::Stream;
 
 /// A side is read only while less than this waits for the other.
@@ -33,7 +33,7 @@ struct Lines {
     client_ended: bool,
     upstream_ended: bool,
     /// The upstream's side is to go through a drill.
-    rehearsal: Option<Arc<Rehearsal>>,
+    rehearsal: Option<OnItsWay>,
 }
 
 /// Bytes on their way to one side.
@@ -70,7 +70,7 @@ pub async fn carry(
     lines.mode.from_server(Instant::now(), &banner, &mut lines.to_client.bytes);
     let reason = loop {
         if let Some(rehearsal) = lines.rehearsal.take() {
-            lines.upstream = lines.upstream.rehearsed(&rehearsal);
+            lines.upstream = lines.upstream.rehearsed(rehearsal.rehearsal());
         }
         let deadline = lines.mode.next_deadline();
         tokio::select! {

@@ -24,7 +24,7 @@ use super::client::Client;
 use super::endpoints::Endpoints;
 use super::in_use::{self, Origin};
 use crate::config::{self, Endpoint};
-use crate::link::drill::{self, Drill};
+use crate::link::drill::{self, Begun, Drill};
 use crate::link::resolve::Resolver;
 use crate::listener::present::Present;
 use crate::listener::waiting::Waiting;
@@ -183,9 +183,9 @@ impl Pool {
         slot.take_given()
     }
 
-    /// Rehearses an outage on the first link that is up, and on the connections in use that it has handed out. Returns what is
-    /// done, for people. Errors: why not.
-    pub fn drill(&self, order: drill::Order) -> Result<String, String> {
+    /// Rehearses an outage on the first link that is up, and on the connections in use that it has handed out. Errors: why
+    /// not, for people.
+    pub fn drill(&self, order: drill::Order) -> Result<Begun, String> {
         let scout = self.scout.load(Ordering::Relaxed);
         let (link, endpoint) = drill::first_up(&self.status, |id| id != scout)?;
         let origin = Origin::new(link, &endpoint);
@@ -194,10 +194,10 @@ impl Pool {
             1 => "the connection in use that it handed out".to_owned(),
             n => format!("the {n} connections in use that it handed out"),
         };
-        let told = drill.told(&carried);
+        let begun = drill.begun(&carried);
         *self.drill.lock().unwrap_or_else(PoisonError::into_inner) = Some(drill);
         self.keeper.notify_one();
-        Ok(told)
+        Ok(begun)
     }
 
     /// Ends the drill that runs. Returns what ended, for people. Errors: none runs.

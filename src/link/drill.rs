@@ -9,7 +9,7 @@ use super::dial::{DialError, Stage};
 use crate::clock;
 use crate::config::{duration, show_duration};
 use crate::metrics::LinkState;
-use crate::net::rehearsal::{Kind, Rehearsal};
+use crate::net::rehearsal::{Kind, OnItsWay, Rehearsal};
 use crate::status::{DrillStatus, Event, UpstreamStatus};
 
 /// How long it lasts unless said otherwise; a reset is over at once.
@@ -20,6 +20,9 @@ pub const TIMES: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)
 pub const LATE: Duration = Duration::from_millis(200);
 /// How late they may be. More is a black hole.
 pub const LATES: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(10);
+
+/// How long whoever asked waits for those whom it is about to take note.
+const IN_FORCE_WITHIN: Duration = Duration::from_secs(1);
 
 /// What is to be rehearsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +100,24 @@ pub fn first_up(status: &UpstreamStatus, may: impl Fn(u64) -> bool) -> Result<(u
 pub struct Drill {
     status: Arc<UpstreamStatus>,
     shown: Arc<DrillStatus>,
+    /// To its link.
+    on_its_way: Option<OnItsWay>,
+}
+
+/// What is done for whoever asked for a drill.
+#[derive(Debug)]
+pub struct Begun {
+    /// For people.
+    pub told: String,
+    rehearsal: Arc<Rehearsal>,
+}
+
+impl Begun {
+    /// Ready when the link and the connections that it is about go through it. One that is too busy to look for a second is not
+    /// waited for.
+    pub async fn in_force(&self) {
+        let _ = tokio::time::timeout(IN_FORCE_WITHIN, self.rehearsal.in_force()).await;
+    }
 }
 
 impl Drill {
@@ -117,7 +138,8 @@ impl Drill {
         let shown = Arc::new(DrillStatus { link, endpoint, begun, until: begun + order.time, rehearsal });
         status.drill.store(Some(shown.clone()));
         status.metrics.drills.inc();
-        let drill = Self { status: status.clone(), shown };
+        let on_its_way = Some(shown.rehearsal.on_its_way());
+        let drill = Self { status: status.clone(), shown, on_its_way };
         let what = words(order.kind);
         let lasts = if order.time.is_zero() { String::new() } else { format!(" for {}", show_duration(order.time)) };
         tracing::warn!(
@@ -144,8 +166,17 @@ impl Drill {
         &self.shown.rehearsal
     }
 
+    /// Its link goes through it.
+    pub fn arrived(&mut self) {
+        self.on_its_way = None;
+    }
+
     /// What is done, for whoever asked. `carried`: what the link carries, as in `its 3 streams`.
-    pub fn told(&self, carried: &str) -> String {
+    pub fn begun(&self, carried: &str) -> Begun {
+        Begun { told: self.told(carried), rehearsal: self.rehearsal().clone() }
+    }
+
+    fn told(&self, carried: &str) -> String {
         let (name, link, endpoint) = (&self.status.name, self.link(), self.endpoint());
         let (kind, time) = (self.rehearsal().kind(), self.shown.until.duration_since(self.shown.begun));
         let time = show_duration(time.unwrap_or_default());

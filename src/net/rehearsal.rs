@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 use socket2::{SockFilter, SockRef};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::descriptors::RESERVED;
 use super::kernel;
@@ -44,6 +46,8 @@ pub struct Rehearsal {
     kind: Kind,
     until: Instant,
     stopped: CancellationToken,
+    /// Those [on their way](OnItsWay).
+    on_their_way: TaskTracker,
     /// Sockets given up meanwhile: their close would be heard.
     kept: Mutex<Vec<OwnedFd>>,
 }
@@ -51,7 +55,10 @@ pub struct Rehearsal {
 impl Rehearsal {
     /// From now on, for `time`.
     pub fn new(kind: Kind, time: Duration) -> Arc<Self> {
-        Arc::new(Self { kind, until: clock::now() + time, stopped: CancellationToken::new(), kept: Mutex::default() })
+        let (until, on_their_way) = (clock::now() + time, TaskTracker::new());
+        on_their_way.close();
+        let stopped = CancellationToken::new();
+        Arc::new(Self { kind, until, stopped, on_their_way, kept: Mutex::default() })
     }
 
     pub fn kind(&self) -> Kind {
@@ -73,6 +80,16 @@ impl Rehearsal {
             () = self.stopped.cancelled() => {}
             () = tokio::time::sleep_until(self.until.into()) => {}
         }
+    }
+
+    /// One more socket is to go through it, whose owner does not know yet.
+    pub fn on_its_way(self: &Arc<Self>) -> OnItsWay {
+        OnItsWay { rehearsal: self.clone(), _counted: self.on_their_way.token() }
+    }
+
+    /// Ready when nothing is on its way any more: every socket goes through it, or has gone.
+    pub async fn in_force(&self) {
+        self.on_their_way.wait().await;
     }
 
     /// Ends it now, if it has not ended: what was held flows on, what was kept is closed.
@@ -102,6 +119,19 @@ impl Rehearsal {
 impl fmt::Debug for Rehearsal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rehearsal").field("kind", &self.kind).field("until", &self.until).finish_non_exhaustive()
+    }
+}
+
+/// A rehearsal that a socket's owner is to learn of, and to drop once it goes through it.
+#[derive(Debug)]
+pub struct OnItsWay {
+    rehearsal: Arc<Rehearsal>,
+    _counted: TaskTrackerToken,
+}
+
+impl OnItsWay {
+    pub fn rehearsal(&self) -> &Arc<Rehearsal> {
+        &self.rehearsal
     }
 }
 

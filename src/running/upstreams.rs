@@ -140,19 +140,24 @@ impl Upstreams {
         self.running.values().chain(&self.leaving).for_each(|upstream| upstream.woken());
     }
 
-    /// Begins or ends a drill of one upstream. Returns what is done, for people. Errors: why not.
-    pub fn drill(&self, upstream: &str, asked: drill::Asked) -> Result<String, String> {
-        let running = self.running.get(upstream).ok_or_else(|| self.unknown(upstream))?;
-        match asked {
-            drill::Asked::Begin(order) => running.drill(order),
-            drill::Asked::Stop => running.stop_drill(),
-        }
+    /// Begins a drill of one upstream. Errors: why not, for people.
+    pub fn drill(&self, upstream: &str, order: drill::Order) -> Result<drill::Begun, String> {
+        self.named(upstream)?.drill(order)
     }
 
-    /// The same for each upstream in tunnel mode, for people.
+    /// Ends the drill of one upstream. Returns what ended, for people. Errors: there is none.
+    pub fn stop_drill(&self, upstream: &str) -> Result<String, String> {
+        self.named(upstream)?.stop_drill()
+    }
+
+    fn named(&self, upstream: &str) -> Result<&dyn Upstream, String> {
+        self.running.get(upstream).map(Arc::as_ref).ok_or_else(|| self.unknown(upstream))
+    }
+
+    /// Begins the same at each upstream in tunnel mode. Returns what is done, for people.
     pub fn drill_tunnels(&self, order: drill::Order) -> Vec<String> {
         let tunnels = self.running.values().filter(|upstream| upstream.status().metrics.mode == Mode::Tunnel);
-        tunnels.map(|upstream| upstream.drill(order).unwrap_or_else(|why| why)).collect()
+        tunnels.map(|upstream| upstream.drill(order).map_or_else(|why| why, |begun| begun.told)).collect()
     }
 
     /// Ends every drill.

@@ -18,7 +18,7 @@ use super::client::Client;
 use super::drains::Drains;
 use super::slot::Slot;
 use crate::config;
-use crate::link::drill::{self, Drill};
+use crate::link::drill::{self, Begun, Drill};
 use crate::link::mailbox::order;
 use crate::link::names::Led;
 use crate::link::resolve::Resolver;
@@ -235,17 +235,17 @@ impl Hub {
         self.tell_all(order::RETRY);
     }
 
-    /// Rehearses an outage on the first link that is up. Returns what is done, for people. Errors: why not.
-    pub fn drill(&self, order: drill::Order) -> Result<String, String> {
+    /// Rehearses an outage on the first link that is up. Errors: why not, for people.
+    pub fn drill(&self, order: drill::Order) -> Result<Begun, String> {
         let slots = self.slots.load();
         let slot = |id| slots.iter().find(|slot| slot.id == id && !slot.leaving.load(Ordering::Acquire));
         let (link, endpoint) = drill::first_up(&self.status, |id| slot(id).is_some())?;
         let Some(slot) = slot(link) else { return Err(format!("link {link} of {} has just gone", self.name)) };
         let streams = slot.streams.load(Ordering::Relaxed);
         let drill = Drill::begin(&self.status, link, endpoint, order)?;
-        let told = drill.told(&format!("its {streams} stream{}", if streams == 1 { "" } else { "s" }));
+        let begun = drill.begun(&format!("its {streams} stream{}", if streams == 1 { "" } else { "s" }));
         slot.drill(drill);
-        Ok(told)
+        Ok(begun)
     }
 
     /// Ends the drill that runs. Returns what ended, for people. Errors: none runs.

@@ -63,7 +63,7 @@ impl Upstream for Direct {
         Direct::remove(self);
     }
 
-    fn drill(&self, order: drill::Order) -> Result<String, String> {
+    fn drill(&self, order: drill::Order) -> Result<drill::Begun, String> {
         self.pool.drill(order)
     }
 

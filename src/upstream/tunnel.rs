@@ -164,7 +164,7 @@ impl Upstream for Tunnel {
         self.stop.cancel();
     }
 
-    fn drill(&self, order: drill::Order) -> Result<String, String> {
+    fn drill(&self, order: drill::Order) -> Result<drill::Begun, String> {
         self.hub.drill(order)
     }
 

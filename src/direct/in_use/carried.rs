@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::config::{self, Beats};
 use crate::link::watch::{self, Verdict};
 use crate::net::kernel::{self, TcpInfo};
-use crate::net::rehearsal::{Kind, Rehearsal};
+use crate::net::rehearsal::{Kind, OnItsWay, Rehearsal};
 use crate::net::socket;
 
 /// What the shared timer tells a connection to do.
@@ -49,7 +49,7 @@ pub struct Carried {
     sustained: AtomicBool,
     waker: OnceLock<Waker>,
     pub(super) origin: Origin,
-    rehearsal: Mutex<Option<Arc<Rehearsal>>>,
+    rehearsal: Mutex<Option<OnItsWay>>,
 }
 
 /// The link that handed a connection out, and the endpoint, as one number.
@@ -175,15 +175,12 @@ impl Carried {
 
     /// Takes the connection through a drill.
     pub fn rehearse(&self, rehearsal: &Arc<Rehearsal>) {
-        if rehearsal.kind() == Kind::Reset {
-            return self.tell(Order::Reset);
-        }
-        *self.rehearsal.lock().unwrap_or_else(PoisonError::into_inner) = Some(rehearsal.clone());
-        self.tell(Order::Rehearse);
+        *self.rehearsal.lock().unwrap_or_else(PoisonError::into_inner) = Some(rehearsal.on_its_way());
+        self.tell(if rehearsal.kind() == Kind::Reset { Order::Reset } else { Order::Rehearse });
     }
 
     /// What [`Order::Rehearse`] is about.
-    pub fn take_rehearsal(&self) -> Option<Arc<Rehearsal>> {
+    pub fn take_rehearsal(&self) -> Option<OnItsWay> {
         self.rehearsal.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 

@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::task::{Context, Waker};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -6,9 +7,11 @@ use tokio::runtime::Handle;
 
 use super::*;
 use crate::config::{Address, Balance, Beat, Heartbeat, InUse, Jitter, Limits, Retry};
+use crate::link::drill;
 use crate::link::resolve::Resolver;
 use crate::listener::client::Socket;
 use crate::metrics::Metrics;
+use crate::net::rehearsal::Kind;
 use crate::status::Status;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -200,4 +203,33 @@ async fn while_a_client_waits_the_keeper_comes_again_whatever_is_under_way() {
     assert!(again > now && again <= now + 2 * SECOND);
     assert_eq!(keeper.dial_for_clients(now), Some(again), "not before");
     assert!(keeper.dial_for_clients(again).expect("a time") > again);
+}
+
+/// Whoever is told of a drill may measure at once what it does.
+#[tokio::test]
+async fn a_drill_is_told_once_the_link_and_what_it_carries_go_through_it() {
+    let late = SECOND / 10;
+    let keeper = kept().await;
+    let (pool, stop) = (keeper.pool.clone(), CancellationToken::new());
+    let runs = tokio::spawn(keeper.run(stop.clone()));
+    until("both up", || up(&pool) == 2).await;
+    let mut clients = [client(&pool).await, client(&pool).await];
+    until("both carried", || pool.in_use.open() == 2).await;
+    until("both up again", || up(&pool) == 2).await;
+    let begun = pool.drill(drill::Order { kind: Kind::Delay(late), time: 100 * SECOND }).expect("a link is up");
+    assert!(begun.told.contains("the connection in use that it handed out"), "{}", begun.told);
+    let mut in_force = Box::pin(begun.in_force());
+    let at_once = in_force.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(at_once.is_pending(), "told before anybody could take note");
+    in_force.await;
+    let mut longest = Duration::ZERO;
+    for client in &mut clients {
+        let said = Instant::now();
+        client.write_all(b"hello").await.expect("sent");
+        client.read_exact(&mut [0; 5]).await.expect("answered");
+        longest = longest.max(said.elapsed());
+    }
+    assert!(longest >= 2 * late, "{longest:?}");
+    stop.cancel();
+    runs.await.expect("it ends");
 }

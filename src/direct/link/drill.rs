@@ -12,7 +12,7 @@ use crate::net::rehearsal::Kind;
 const RESET: &str = "the connection was reset by a drill";
 
 impl LinkTask {
-    pub(super) fn begin_drill(&mut self, now: Instant, drill: Drill) {
+    pub(super) fn begin_drill(&mut self, now: Instant, mut drill: Drill) {
         let here = self.connection.as_ref().filter(|connection| connection.opened.endpoint.name == drill.endpoint());
         match (drill.rehearsal().kind(), here) {
             (_, None) => {}
@@ -30,6 +30,7 @@ impl LinkTask {
                 });
             }
         }
+        drill.arrived();
         self.drill = Some(drill);
     }
 

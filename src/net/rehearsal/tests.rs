@@ -59,6 +59,21 @@ async fn a_black_hole_holds_every_byte_and_loses_none() {
 }
 
 #[tokio::test]
+async fn it_is_in_force_when_nobody_is_left_who_does_not_know() {
+    let hole = Rehearsal::new(Kind::Blackhole, LONG);
+    let at_once = || timeout(Duration::ZERO, hole.in_force());
+    at_once().await.expect("nobody is to know");
+    let (one, other) = (hole.on_its_way(), hole.on_its_way());
+    assert!(at_once().await.is_err());
+    assert!(Arc::ptr_eq(one.rehearsal(), &hole));
+    drop(one);
+    assert!(at_once().await.is_err());
+    let (known, ()) = tokio::join!(timeout(PATIENCE, hole.in_force()), async { drop(other) });
+    known.expect("woken");
+    at_once().await.expect("all know");
+}
+
+#[tokio::test]
 async fn it_ends_by_itself() {
     let (near, mut far) = pair().await;
     let mut near = near.rehearsed(&Rehearsal::new(Kind::Blackhole, Duration::from_millis(300)));

@@ -9,13 +9,14 @@ use crate::net::rehearsal::{Kind, Rehearsal};
 use crate::net::wire::Wire;
 
 impl LinkTask {
-    pub(super) fn begin_drill(&mut self, drill: Drill) {
+    pub(super) fn begin_drill(&mut self, mut drill: Drill) {
         let is_here = self.at.as_ref().is_some_and(|at| at.name == drill.endpoint());
         match drill.rehearsal().kind() {
             _ if !is_here => {}
             Kind::Reset => self.driver.reset_wire("the connection was reset by a drill"),
             Kind::Blackhole | Kind::Delay(_) => self.driver.rehearse(drill.rehearsal()),
         }
+        drill.arrived();
         self.drill = Some(drill);
     }
 

@@ -1,5 +1,7 @@
 //! Links that come, leave, and are told to go.
 
+use std::task::{Context, Waker};
+
 use super::*;
 use crate::link::drill::Order;
 use crate::net::rehearsal::Kind;
@@ -136,6 +138,22 @@ async fn edits_do_not_keep_a_connection_from_coming_of_age() {
     }
     assert_eq!(say(&mut client, b"moved").await, b"moved");
     assert_eq!(metrics.reconnects.get(), 0, "a planned move is none");
+}
+
+/// Whoever is told of a drill may measure at once what it does.
+#[tokio::test]
+async fn a_drill_is_told_once_its_link_goes_through_it() {
+    let stage = Stage::up().await;
+    let mut client = stage.carried().await;
+    let late = Duration::from_millis(100);
+    let begun = stage.hub.drill(Order { kind: Kind::Delay(late), time: 10 * PATIENCE }).expect("a link is up");
+    let mut in_force = Box::pin(begun.in_force());
+    let at_once = in_force.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(at_once.is_pending(), "told before its link could take note");
+    in_force.await;
+    let said = Instant::now();
+    assert_eq!(say(&mut client, b"late").await, b"late");
+    assert!(said.elapsed() >= 2 * late, "{:?}", said.elapsed());
 }
 
 #[tokio::test]

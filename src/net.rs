@@ -1,10 +1,7 @@
 //! Sockets and what runs over them: the system calls themselves ([`kernel`]), how sockets are set up, listen, are accepted
-//! from and are carried from one to another ([`socket`], [`accepting`], [`splice`]), what a connection runs over ([`stream`],
+//! from and are carried from one to another ([`socket`], [`accepting`], [`splice`]), what a connection runs over ([`transport`],
 //! [`tcp`], [`wire`]), TLS with its files and identities ([`tls`]), the PROXY protocol, and sockets held up on purpose
 //! ([`rehearsal`]).
-//!
-//! A [`stream::Stream`] is tokio's word, any connection that bytes are read from and written to; a *session's* streams are
-//! [`crate::session`]'s.
 //!
 //! Nothing here knows what a link or an upstream is; everything above builds on these and on the configuration.
 
@@ -21,8 +18,8 @@ pub mod rehearsal;
 pub mod renewal;
 pub mod socket;
 pub mod splice;
-pub mod stream;
 pub mod tcp;
 pub mod tls;
 pub mod token;
+pub mod transport;
 pub mod wire;

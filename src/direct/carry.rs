@@ -16,7 +16,7 @@ use super::in_use::{Order, Registered};
 use crate::metrics::{CloseReason, Direction, UpstreamMetrics};
 use crate::net::rehearsal::OnItsWay;
 use crate::net::splice::{Lent, Pipes};
-use crate::net::stream::Stream;
+use crate::net::transport::Transport;
 
 /// The thread's buffer. Larger ones no longer fit beside the sockets' own memory in a core's cache.
 const BUFFER: usize = 64 * 1024;
@@ -37,8 +37,8 @@ thread_local! {
 pub struct Carry {
     // Dropped first: see `Registered`.
     registered: Registered,
-    client: Stream,
-    upstream: Stream,
+    client: Transport,
+    upstream: Transport,
     up: Half,
     down: Half,
 }
@@ -93,7 +93,7 @@ enum Turn {
 
 impl Carry {
     /// `banner`: what the server said before the client came.
-    pub fn new(registered: Registered, client: Stream, upstream: Stream, banner: Vec<u8>) -> Self {
+    pub fn new(registered: Registered, client: Transport, upstream: Transport, banner: Vec<u8>) -> Self {
         let down = Half { pending: banner, ..Half::default() };
         Self { registered, client, upstream, up: Half::default(), down }
     }
@@ -103,7 +103,7 @@ impl Carry {
         loop {
             match std::future::poll_fn(|cx| self.poll_turns(cx, metrics)).await {
                 Turn::Again => {
-                    if matches!(self.upstream, Stream::Rehearsed(_)) {
+                    if matches!(self.upstream, Transport::Rehearsed(_)) {
                         self.upstream = self.upstream.settled();
                     }
                     tokio::task::yield_now().await;
@@ -209,7 +209,7 @@ pub fn upstream_gone(error: &io::Error) -> CloseReason {
 impl Half {
     /// Moves at most one buffer.
     /// `last`: the other direction has ended.
-    fn step(&mut self, cx: &mut Context<'_>, source: &mut Stream, sink: &mut Stream, last: bool) -> Poll<Step> {
+    fn step(&mut self, cx: &mut Context<'_>, source: &mut Transport, sink: &mut Transport, last: bool) -> Poll<Step> {
         match self.stage {
             Stage::Shut | Stage::Broken => return Poll::Ready(Step::Stopped),
             Stage::Open | Stage::Ended => {}
@@ -237,7 +237,7 @@ impl Half {
         self.copy(cx, source, sink, last)
     }
 
-    fn copy(&mut self, cx: &mut Context<'_>, source: &mut Stream, sink: &mut Stream, last: bool) -> Poll<Step> {
+    fn copy(&mut self, cx: &mut Context<'_>, source: &mut Transport, sink: &mut Transport, last: bool) -> Poll<Step> {
         SHARED.with_borrow_mut(|buffer| {
             let mut buffer = ReadBuf::new(buffer);
             match Pin::new(&mut *source).poll_read(cx, &mut buffer) {
@@ -270,7 +270,7 @@ impl Half {
         })
     }
 
-    fn splice(&mut self, cx: &mut Context<'_>, source: &Stream, sink: &Stream, mut lent: Lent) -> Poll<Step> {
+    fn splice(&mut self, cx: &mut Context<'_>, source: &Transport, sink: &Transport, mut lent: Lent) -> Poll<Step> {
         match lent.poll_fill(cx, source) {
             // The empty pipe goes back with `lent`.
             Poll::Pending => {
@@ -290,7 +290,7 @@ impl Half {
         }
     }
 
-    fn drain(&mut self, cx: &mut Context<'_>, sink: &Stream) -> Poll<Step> {
+    fn drain(&mut self, cx: &mut Context<'_>, sink: &Transport) -> Poll<Step> {
         let Some(lent) = &mut self.lent else { return Poll::Ready(Step::Moved) };
         match lent.poll_drain(cx, sink) {
             Poll::Pending => Poll::Pending,
@@ -306,7 +306,7 @@ impl Half {
     }
 
     /// TLS may keep the last records to itself until it is asked, however long the source is silent after them.
-    fn flush(&mut self, cx: &mut Context<'_>, sink: &mut Stream) -> Poll<Step> {
+    fn flush(&mut self, cx: &mut Context<'_>, sink: &mut Transport) -> Poll<Step> {
         match Pin::new(sink).poll_flush(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(_)) => self.break_off(),
@@ -317,7 +317,7 @@ impl Half {
         }
     }
 
-    fn write(&mut self, cx: &mut Context<'_>, sink: &mut Stream) -> Poll<Step> {
+    fn write(&mut self, cx: &mut Context<'_>, sink: &mut Transport) -> Poll<Step> {
         match Pin::new(&mut *sink).poll_write(cx, &self.pending[self.written..]) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(_)) => self.break_off(),
@@ -336,7 +336,7 @@ impl Half {
 
     /// Passes the source's end on. If it is the last one, the close that follows at once tells it (nothing is unread, so it
     /// is no reset); under TLS the end has to be said.
-    fn shut(&mut self, cx: &mut Context<'_>, sink: &mut Stream, last: bool) -> Poll<Step> {
+    fn shut(&mut self, cx: &mut Context<'_>, sink: &mut Transport, last: bool) -> Poll<Step> {
         if last && sink.is_plain() {
             self.stage = Stage::Shut;
             return Poll::Ready(Step::Stopped);

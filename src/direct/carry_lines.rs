@@ -18,15 +18,15 @@ use crate::clock::sleep_until_or_never;
 use crate::config::{self, Beat, InUse, Upstream};
 use crate::metrics::{CloseReason, Direction, UpstreamMetrics};
 use crate::net::rehearsal::OnItsWay;
-use crate::net::stream::Stream;
+use crate::net::transport::Transport;
 
 /// A side is read only while less than this waits for the other.
 const AHEAD: usize = 64 * 1024;
 
 struct Lines {
     registered: Registered,
-    client: Stream,
-    upstream: Stream,
+    client: Transport,
+    upstream: Transport,
     mode: LineMode,
     to_upstream: Outgoing,
     to_client: Outgoing,
@@ -50,7 +50,7 @@ struct Outgoing {
 /// `banner`: what the server said before the client came.
 pub async fn carry(
     registered: Registered,
-    (client, upstream): (Stream, Stream),
+    (client, upstream): (Transport, Transport),
     banner: Vec<u8>,
     mode: LineMode,
     mut settings: watch::Receiver<Arc<Upstream>>,
@@ -223,7 +223,7 @@ impl Outgoing {
     }
 
     /// Writes what the sink takes; then, if the source has ended, passes the end on. Pending is `Ok`: the waker is set.
-    fn poll_write(&mut self, cx: &mut Context<'_>, sink: &mut Stream, source_ended: bool) -> io::Result<()> {
+    fn poll_write(&mut self, cx: &mut Context<'_>, sink: &mut Transport, source_ended: bool) -> io::Result<()> {
         while self.written < self.bytes.len() {
             match Pin::new(&mut *sink).poll_write(cx, &self.bytes[self.written..]) {
                 Poll::Pending => return Ok(()),

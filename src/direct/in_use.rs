@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::config;
 use crate::metrics::CloseReason;
 use crate::net::rehearsal::Rehearsal;
-use crate::net::stream::Stream;
+use crate::net::transport::Transport;
 
 use carried::Side;
 pub use carried::{Carried, Order, Origin};
@@ -148,7 +148,7 @@ impl InUse {
 
 impl Registered {
     /// Both sockets are closed next: in order, or by a reset. An end that cannot be made a reset is still an end.
-    pub fn close(&self, reason: CloseReason, sockets: [&Stream; 2]) {
+    pub fn close(&self, reason: CloseReason, sockets: [&Transport; 2]) {
         for socket in sockets {
             if reason == CloseReason::Finished {
                 socket.let_go();

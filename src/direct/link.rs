@@ -224,7 +224,7 @@ impl LinkTask {
         let opened = self.in_drill(opened);
         if self.scout.is_none() && !self.pool.endpoints().contains(&opened.endpoint) {
             // Removed by an edit while it was dialled.
-            tokio::spawn(close_in_order(opened.stream));
+            tokio::spawn(close_in_order(opened.transport));
             return self.start_dial();
         }
         let settings = self.settings.borrow().clone();
@@ -325,7 +325,7 @@ impl LinkTask {
             return self.hand_out(now, client);
         }
         let Some(connection) = &mut self.connection else { return };
-        let stream = &connection.opened.stream;
+        let stream = &connection.opened.transport;
         let verdict = connection.heartbeat.tick(now, || {
             stream.tcp_info().ok().map(|info| Delivery {
                 all_acknowledged: info.unacked == 0 && info.notsent_bytes == 0,

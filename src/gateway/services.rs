@@ -12,7 +12,7 @@ use crate::link::resolve::Resolver;
 use crate::net::descriptors::Descriptors;
 use crate::net::identity::Identity;
 use crate::net::proxy_protocol;
-use crate::net::stream::Stream;
+use crate::net::transport::Transport;
 use crate::session::{Opening, RefusalCode};
 use crate::tunnel::driver::Local;
 
@@ -54,16 +54,16 @@ pub async fn connect(
             return Err(RefusalCode::Unreachable);
         }
     };
-    let mut stream = dialled.stream;
+    let mut transport = dialled.transport;
     if service.proxy_protocol {
         let hops = opening.hops.saturating_add(1);
         let header = proxy_protocol::emit_v2(opening.client, opening.local, Some(hops));
-        if let Err(error) = write_whole(&mut stream, &header).await {
+        if let Err(error) = write_whole(&mut transport, &header).await {
             tell(&format!("the PROXY protocol header could not be sent: {error}"));
             return Err(RefusalCode::Unreachable);
         }
     }
-    Ok(Local { stream, guard: Box::new(held) })
+    Ok(Local { transport, guard: Box::new(held) })
 }
 
 /// Why a service is not reached.
@@ -130,8 +130,8 @@ fn is_off_limits(address: IpAddr) -> bool {
 }
 
 /// In one write: receivers may take what comes first for the whole.
-async fn write_whole(stream: &mut Stream, header: &[u8]) -> std::io::Result<()> {
+async fn write_whole(transport: &mut Transport, header: &[u8]) -> std::io::Result<()> {
     // A fresh socket has room for some fifty bytes.
-    let count = stream.write(header).await?;
+    let count = transport.write(header).await?;
     if count < header.len() { Err(std::io::ErrorKind::WriteZero.into()) } else { Ok(()) }
 }

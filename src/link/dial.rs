@@ -13,8 +13,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::resolve::Resolver;
 use crate::config::{Address, Endpoint, Upstream};
-use crate::net::stream::Stream;
 use crate::net::tls::{self, ClientTls};
+use crate::net::transport::Transport;
 use connect::{connect, race};
 
 pub use error::{DialError, Stage};
@@ -42,7 +42,7 @@ impl DialOptions {
 /// An open connection.
 #[derive(Debug)]
 pub struct Dialled {
-    pub stream: Stream,
+    pub transport: Transport,
     /// Where it leads; `None` for a unix socket.
     pub address: Option<SocketAddr>,
     /// From the connect call to the connection: one round trip, and the only measure of it that an idle connection
@@ -63,8 +63,8 @@ pub async fn dial(target: &Endpoint, options: &DialOptions, resolver: &Resolver)
                 return dialled;
             }
             let connected = timeout_at(dial.deadline, connect(*address)).await;
-            let (stream, connect_rtt) = dial.settle(address, connected)?;
-            dial.over_tcp(stream, *address, connect_rtt).await
+            let (socket, connect_rtt) = dial.settle(address, connected)?;
+            dial.over_tcp(socket, *address, connect_rtt).await
         }
         Address::Host { host, port } => {
             let resolved = resolver.resolve(host, *port, options.connect_timeout).await;
@@ -84,13 +84,13 @@ pub async fn dial(target: &Endpoint, options: &DialOptions, resolver: &Resolver)
             let address = path.display();
             let begun = Instant::now();
             let connected = timeout_at(dial.deadline, UnixStream::connect(path)).await;
-            let stream = dial.settle(&address, connected)?;
+            let socket = dial.settle(&address, connected)?;
             let connect_rtt = begun.elapsed();
-            let stream = match &options.tls {
-                None => Stream::Unix(stream),
-                Some(tls) => Stream::TlsUnix(Box::new(dial.secured(tls, stream, &address).await?)),
+            let transport = match &options.tls {
+                None => Transport::Unix(socket),
+                Some(tls) => Transport::TlsUnix(Box::new(dial.secured(tls, socket, &address).await?)),
             };
-            Ok(Dialled { stream, address: None, connect_rtt })
+            Ok(Dialled { transport, address: None, connect_rtt })
         }
     }
 }
@@ -118,7 +118,7 @@ impl Dial<'_> {
             [one] => one.to_string(),
             several => format!("{} addresses", several.len()),
         };
-        let (address, (stream, connect_rtt)) = match timeout_at(self.deadline, race(addresses)).await {
+        let (address, (socket, connect_rtt)) = match timeout_at(self.deadline, race(addresses)).await {
             Ok(Ok(won)) => won,
             Ok(Err((address, source))) => {
                 let address = address.map_or(tried, |address| address.to_string());
@@ -126,7 +126,7 @@ impl Dial<'_> {
             }
             Err(_) => return Err(self.timed_out(tried, Stage::Connect)),
         };
-        self.over_tcp(stream, address, connect_rtt).await
+        self.over_tcp(socket, address, connect_rtt).await
     }
 
     /// The way of a dial in a simulation.
@@ -134,7 +134,7 @@ impl Dial<'_> {
     async fn in_memory(&self, address: SocketAddr) -> Option<Result<Dialled, DialError>> {
         let connected = timeout_at(self.deadline, crate::net::memory::connect(address)?).await;
         Some(self.settle(&address, connected).map(|(socket, connect_rtt)| Dialled {
-            stream: Stream::Memory(socket),
+            transport: Transport::Memory(socket),
             address: Some(address),
             connect_rtt,
         }))
@@ -162,21 +162,21 @@ impl Dial<'_> {
 
     async fn over_tcp(
         &self,
-        stream: TcpStream,
+        socket: TcpStream,
         address: SocketAddr,
         connect_rtt: Duration,
     ) -> Result<Dialled, DialError> {
-        let stream = match &self.options.tls {
-            None => Stream::Tcp(stream),
-            Some(tls) => Stream::Tls(Box::new(self.secured(tls, stream, &address).await?)),
+        let transport = match &self.options.tls {
+            None => Transport::Tcp(socket),
+            Some(tls) => Transport::Tls(Box::new(self.secured(tls, socket, &address).await?)),
         };
-        Ok(Dialled { stream, address: Some(address), connect_rtt })
+        Ok(Dialled { transport, address: Some(address), connect_rtt })
     }
 
     async fn secured<S>(
         &self,
         tls: &ClientTls,
-        stream: S,
+        socket: S,
         address: &impl ToString,
     ) -> Result<tokio_rustls::client::TlsStream<S>, DialError>
     where
@@ -189,8 +189,8 @@ impl Dial<'_> {
         };
         let known_as = self.options.known_as.as_ref().unwrap_or(&self.target.address);
         let name = tls.server_name(known_as).map_err(|error| failed(error.to_string()))?;
-        match timeout_at(self.deadline, tls.handshake(name, stream)).await {
-            Ok(Ok(stream)) => Ok(stream),
+        match timeout_at(self.deadline, tls.handshake(name, socket)).await {
+            Ok(Ok(secured)) => Ok(secured),
             Ok(Err(error)) => Err(failed(tls::explain(&error))),
             Err(_) => Err(self.timed_out(address.to_string(), Stage::Tls)),
         }

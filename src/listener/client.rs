@@ -10,7 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Handle;
 
 use crate::net::descriptors::RESERVED;
-use crate::net::stream::Stream;
+use crate::net::transport::Transport;
 
 /// How long an ordered end waits for the other side's.
 const LINGER: Duration = Duration::from_secs(5);
@@ -30,12 +30,12 @@ pub enum Socket {
 
 impl Socket {
     /// Binds the socket to the runtime that calls.
-    pub fn into_stream(self) -> io::Result<Stream> {
+    pub fn into_transport(self) -> io::Result<Transport> {
         Ok(match self {
-            Self::Tcp(socket) => Stream::Tcp(TcpStream::from_std(socket)?),
-            Self::Unix(socket) => Stream::Unix(UnixStream::from_std(socket)?),
+            Self::Tcp(socket) => Transport::Tcp(TcpStream::from_std(socket)?),
+            Self::Unix(socket) => Transport::Unix(UnixStream::from_std(socket)?),
             #[cfg(test)]
-            Self::Memory(socket) => Stream::Memory(socket),
+            Self::Memory(socket) => Transport::Memory(socket),
         })
     }
 
@@ -51,10 +51,10 @@ impl Socket {
         let Ok(runtime) = Handle::try_current() else { return };
         if ended.is_ok()
             && let Some(lingering) = Lingering::one_more()
-            && let Ok(stream) = self.into_stream()
+            && let Ok(transport) = self.into_transport()
         {
             runtime.spawn(async move {
-                read_to_the_end(stream).await;
+                read_to_the_end(transport).await;
                 drop(lingering);
             });
         }
@@ -81,16 +81,16 @@ impl Drop for Lingering {
 }
 
 /// Ends a connection in order: our end first, then theirs or five seconds, then close.
-pub async fn close_in_order(mut stream: Stream) {
+pub async fn close_in_order(mut transport: Transport) {
     use tokio::io::AsyncWriteExt;
-    let ended = tokio::time::timeout(LINGER, stream.shutdown()).await;
+    let ended = tokio::time::timeout(LINGER, transport.shutdown()).await;
     if matches!(ended, Ok(Ok(()))) {
-        read_to_the_end(stream).await;
+        read_to_the_end(transport).await;
     }
 }
 
-async fn read_to_the_end(mut stream: Stream) {
+async fn read_to_the_end(mut transport: Transport) {
     let mut rest = [0; 1024];
-    let _ =
-        tokio::time::timeout(LINGER, async { while matches!(stream.read(&mut rest).await, Ok(n) if n > 0) {} }).await;
+    let _ = tokio::time::timeout(LINGER, async { while matches!(transport.read(&mut rest).await, Ok(n) if n > 0) {} })
+        .await;
 }

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
 
 use super::kernel::{self, Pipe};
-use super::stream::Stream;
+use super::transport::Transport;
 
 /// Pipes that exist at once, at most.
 pub const PIPES: usize = 128;
@@ -83,7 +83,7 @@ impl Lent {
 
     /// Fills the empty pipe from `source`; 0 is its end. Never called while the pipe holds bytes, so "would block" can only
     /// mean that the source has nothing.
-    pub fn poll_fill(&mut self, cx: &mut Context<'_>, source: &Stream) -> Poll<io::Result<usize>> {
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>, source: &Transport) -> Poll<io::Result<usize>> {
         let Some(pipe) = &self.pipe else { return Poll::Ready(Ok(0)) };
         let to = pipe.write.as_raw_fd();
         let moved = ready!(poll_io(source, cx, Interest::READABLE, |from| kernel::splice(from, to, pipe.capacity)))?;
@@ -92,7 +92,7 @@ impl Lent {
     }
 
     /// Moves bytes on to `sink`.
-    pub fn poll_drain(&mut self, cx: &mut Context<'_>, sink: &Stream) -> Poll<io::Result<usize>> {
+    pub fn poll_drain(&mut self, cx: &mut Context<'_>, sink: &Transport) -> Poll<io::Result<usize>> {
         let Some(pipe) = &self.pipe else { return Poll::Ready(Ok(0)) };
         let (from, held) = (pipe.read.as_raw_fd(), self.held);
         let moved = ready!(poll_io(sink, cx, Interest::WRITABLE, |to| kernel::splice(from, to, held)))?;
@@ -125,7 +125,7 @@ impl Drop for Lent {
 
 /// Runs `operation` on the socket's descriptor whenever it is ready, until it no longer says "would block".
 fn poll_io(
-    stream: &Stream,
+    stream: &Transport,
     cx: &mut Context<'_>,
     interest: Interest,
     mut operation: impl FnMut(i32) -> io::Result<usize>,
@@ -133,11 +133,11 @@ fn poll_io(
     let fd = stream.raw_fd();
     loop {
         let done = match stream {
-            Stream::Tcp(socket) => {
+            Transport::Tcp(socket) => {
                 ready!(if interest.is_readable() { socket.poll_read_ready(cx) } else { socket.poll_write_ready(cx) })?;
                 socket.try_io(interest, || operation(fd))
             }
-            Stream::Unix(socket) => {
+            Transport::Unix(socket) => {
                 ready!(if interest.is_readable() { socket.poll_read_ready(cx) } else { socket.poll_write_ready(cx) })?;
                 socket.try_io(interest, || operation(fd))
             }

@@ -16,8 +16,8 @@ use tokio_rustls::{client, server};
 use super::identity::Identity;
 use super::kernel::TcpInfo;
 use super::rehearsal::Rehearsal;
-use super::stream::Stream;
 use super::tcp::{Tcp, Unbound};
+use super::transport::Transport;
 
 /// Plain text encrypted ahead of the socket, in bytes: four records.
 const AHEAD: usize = 64 << 10;
@@ -70,12 +70,12 @@ impl Wire {
     }
 
     /// A connection as it was dialled. A unix socket is none of ours and comes back.
-    pub fn from_stream(stream: Stream) -> Result<Self, Stream> {
+    pub fn from_transport(stream: Transport) -> Result<Self, Transport> {
         match stream {
-            Stream::Tcp(tcp) => Ok(Self::plain(tcp)),
-            Stream::Tls(stream) => Ok(Self::from_client_tls(*stream)),
+            Transport::Tcp(tcp) => Ok(Self::plain(tcp)),
+            Transport::Tls(stream) => Ok(Self::from_client_tls(*stream)),
             #[cfg(test)]
-            Stream::Memory(socket) => Ok(Self::plain(Tcp::Memory(socket))),
+            Transport::Memory(socket) => Ok(Self::plain(Tcp::Memory(socket))),
             other => Err(other),
         }
     }

@@ -67,7 +67,7 @@ pub async fn connect(
         options.connect_timeout = drill::pass(rehearsal, &target.endpoint.name, options.connect_timeout).await?;
     }
     let dialled = dial::dial(&target.endpoint, &options, &resolver).await?;
-    let wire = Wire::from_stream(dialled.stream).map_err(|_| DialError::Refused {
+    let wire = Wire::from_transport(dialled.transport).map_err(|_| DialError::Refused {
         endpoint: target.endpoint.name.clone(),
         address: "a unix socket".to_owned(),
         source: io::ErrorKind::Unsupported.into(),

@@ -21,7 +21,7 @@ use crate::listener::Arrived;
 use crate::listener::client::Socket;
 use crate::metrics::{CloseReason, Label};
 use crate::net::memory::{self, USERS, as_process, net};
-use crate::net::stream::Stream;
+use crate::net::transport::Transport;
 use crate::session::hello::Token;
 use crate::surroundings::Surroundings;
 use crate::tunnel::hub::Hub;
@@ -205,7 +205,7 @@ impl Near {
         let arrived = Arrived { socket: Socket::Memory(ours), peer, local };
         let (hub, service, hops) = (self.hub.clone(), what.service.into(), what.hops);
         tokio::spawn(memory::of(self.process, async move { hub.arrive(arrived, service, hops) }));
-        tokio::spawn(users.clone().client(plan, Stream::Memory(client)));
+        tokio::spawn(users.clone().client(plan, Transport::Memory(client)));
     }
 
     /// Connections carried to an end, by reason.
@@ -247,7 +247,7 @@ pub fn serve(users: &Arc<Users>) {
     let users = users.clone();
     tokio::spawn(async move {
         while let Some(socket) = memory::accept(service_address()).await {
-            tokio::spawn(users.clone().service(Stream::Memory(socket)));
+            tokio::spawn(users.clone().service(Transport::Memory(socket)));
         }
     });
 }

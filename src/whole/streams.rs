@@ -8,7 +8,7 @@ use fastrand::Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::sleep;
 
-use crate::net::stream::Stream;
+use crate::net::transport::Transport;
 
 const MS: Duration = Duration::from_millis(1);
 /// Bytes of a pattern, a prime: no two streams say the same for long.
@@ -136,7 +136,7 @@ impl Users {
     }
 
     /// A client.
-    pub async fn client(self: Arc<Self>, plan: usize, stream: Stream) {
+    pub async fn client(self: Arc<Self>, plan: usize, stream: Transport) {
         tracing::debug!(plan, "a client comes");
         let outcome = self.talk(plan, 0, stream, &(plan as u32).to_le_bytes()).await;
         tracing::debug!(plan, ?outcome, "a client is through");
@@ -144,7 +144,7 @@ impl Users {
     }
 
     /// A connection to the service.
-    pub async fn service(self: Arc<Self>, mut stream: Stream) {
+    pub async fn service(self: Arc<Self>, mut stream: Transport) {
         let mut plan = [0; 4];
         // Whoever says less has been reset.
         let Ok(_) = stream.read_exact(&mut plan).await else { return };
@@ -162,7 +162,7 @@ impl Users {
         locked(&self.outcomes)[plan][1] = Some(outcome);
     }
 
-    async fn talk(&self, plan: usize, side: usize, stream: Stream, first: &[u8]) -> Outcome {
+    async fn talk(&self, plan: usize, side: usize, stream: Transport, first: &[u8]) -> Outcome {
         let (mut reader, mut writer) = tokio::io::split(stream);
         let after = (side == 1 && self.plans[plan].answers_last).then(tokio::sync::Notify::new);
         let mut outcome = {
@@ -206,7 +206,7 @@ impl Users {
         outcome
     }
 
-    async fn send(&self, plan: usize, side: usize, writer: &mut WriteHalf<Stream>, first: &[u8]) -> Outcome {
+    async fn send(&self, plan: usize, side: usize, writer: &mut WriteHalf<Transport>, first: &[u8]) -> Outcome {
         let (what, mut said) = (&self.plans[plan], 0);
         let end = what.cuts[side].unwrap_or(what.sizes[side]);
         if writer.write_all(first).await.is_err() {
@@ -235,7 +235,7 @@ impl Users {
         if writer.shutdown().await.is_err() { Outcome::Reset } else { Outcome::Finished }
     }
 
-    async fn hear(&self, plan: usize, side: usize, reader: &mut ReadHalf<Stream>) -> Outcome {
+    async fn hear(&self, plan: usize, side: usize, reader: &mut ReadHalf<Transport>) -> Outcome {
         let (what, other, mut heard) = (&self.plans[plan], 1 - side, 0);
         let mut buffer = [0; 4096];
         loop {

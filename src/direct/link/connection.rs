@@ -35,9 +35,9 @@ impl Connection {
     pub(super) fn let_go(mut self) {
         if let Some(farewell) = self.dialogue.farewell() {
             // A server that does not take it now is left without.
-            let _ = write_now(&mut self.opened.stream, farewell);
+            let _ = write_now(&mut self.opened.transport, farewell);
         }
-        tokio::spawn(close_in_order(self.opened.stream));
+        tokio::spawn(close_in_order(self.opened.transport));
     }
 }
 
@@ -67,7 +67,7 @@ pub(super) fn poll_listen(cx: &mut Context<'_>, connection: &mut Connection) -> 
         return Poll::Pending;
     }
     let mut buffer = ReadBuf::new(&mut buffer[..room.min(4096)]);
-    match Pin::new(&mut connection.opened.stream).poll_read(cx, &mut buffer) {
+    match Pin::new(&mut connection.opened.transport).poll_read(cx, &mut buffer) {
         Poll::Pending => Poll::Pending,
         Poll::Ready(Err(error)) => Poll::Ready(Happened::Ended(Some(error))),
         Poll::Ready(Ok(())) if buffer.filled().is_empty() => Poll::Ready(Happened::Ended(None)),
@@ -83,12 +83,12 @@ pub(super) fn poll_once<T>(poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Op
 }
 
 /// Writes a beat at once. A connection whose send buffer has no room for it has not moved for many beats.
-pub(super) fn write_now(stream: &mut crate::net::stream::Stream, bytes: &[u8]) -> io::Result<()> {
-    let written = poll_once(|cx| Pin::new(&mut *stream).poll_write(cx, bytes));
+pub(super) fn write_now(transport: &mut crate::net::transport::Transport, bytes: &[u8]) -> io::Result<()> {
+    let written = poll_once(|cx| Pin::new(&mut *transport).poll_write(cx, bytes));
     match written {
         Some(Ok(count)) if count == bytes.len() => {
             // TLS keeps a record back that the socket refuses; the next write would find out.
-            match poll_once(|cx| Pin::new(&mut *stream).poll_flush(cx)) {
+            match poll_once(|cx| Pin::new(&mut *transport).poll_flush(cx)) {
                 Some(Err(error)) => Err(error),
                 _ => Ok(()),
             }

@@ -17,7 +17,7 @@ impl LinkTask {
         match (drill.rehearsal().kind(), here) {
             (_, None) => {}
             (Kind::Reset, Some(connection)) => {
-                let _ = connection.opened.stream.reset_on_close();
+                let _ = connection.opened.transport.reset_on_close();
                 match self.machine.state() {
                     State::Proving { .. } => self.proof_failed(now, DialOutcome::Refused, RESET),
                     _ => self.lose(now, LossReason::Reset, RESET),
@@ -25,7 +25,7 @@ impl LinkTask {
             }
             (Kind::Blackhole | Kind::Delay(_), Some(_)) => {
                 self.connection = self.connection.take().map(|mut connection| {
-                    connection.opened.stream = connection.opened.stream.rehearsed(drill.rehearsal());
+                    connection.opened.transport = connection.opened.transport.rehearsed(drill.rehearsal());
                     connection
                 });
             }
@@ -43,7 +43,7 @@ impl LinkTask {
     pub(super) fn in_drill(&self, opened: Opened) -> Opened {
         match self.pool.status.rehearsal_of(self.slot.id, &opened.endpoint.name) {
             Some(rehearsal) if rehearsal.kind() != Kind::Reset => {
-                Opened { stream: opened.stream.rehearsed(&rehearsal), ..opened }
+                Opened { transport: opened.transport.rehearsed(&rehearsal), ..opened }
             }
             _ => opened,
         }

@@ -18,7 +18,7 @@ impl LinkTask {
             && now >= connection.opened.at + SUSTAIN_AFTER
         {
             connection.opened.sustained = true;
-            let _ = connection.opened.stream.sustain(&self.known.heartbeat);
+            let _ = connection.opened.transport.sustain(&self.known.heartbeat);
         }
     }
 
@@ -49,7 +49,7 @@ impl LinkTask {
         }
         connection.dialogue.retune(&self.settings.borrow().heartbeat.beat);
         let bytes = connection.dialogue.beat();
-        let sent = write_now(&mut connection.opened.stream, bytes);
+        let sent = write_now(&mut connection.opened.transport, bytes);
         connection.heartbeat.sent(now);
         self.pool.status.metrics.beats_sent.inc();
         if let Err(error) = sent {
@@ -65,7 +65,7 @@ impl LinkTask {
             return;
         }
         let keepalive = Keepalive::from_heartbeat(&settings);
-        let info = connection.opened.stream.tcp_info();
+        let info = connection.opened.transport.tcp_info();
         connection.misses = info.as_ref().map_or(0, |info| unanswered(info.probes, info.last_ack_received, &keepalive));
         let unsure = connection.misses > 0 || info.is_ok_and(|info| info.probes > 0);
         connection.look_at = now + if unsure { settings.timeout } else { settings.interval };

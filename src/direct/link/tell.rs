@@ -37,7 +37,7 @@ impl LinkTask {
             let lived = now.saturating_duration_since(connection.opened.at);
             metrics.lifetime.observe(lived.as_secs_f64());
             if reason == LossReason::Heartbeat {
-                let _ = connection.opened.stream.reset_on_close();
+                let _ = connection.opened.transport.reset_on_close();
             }
             let (upstream, link, endpoint) = (&self.pool.name, self.slot.id, &connection.opened.endpoint.name);
             let word = reason.name();

@@ -21,8 +21,8 @@ impl Pool {
         let Client { socket, accepted, mut admitted } = client;
         // From here on the connection is there, and counts for itself.
         admitted.descriptors.give_back(1);
-        let stream = match socket.into_stream() {
-            Ok(stream) => stream,
+        let client = match socket.into_transport() {
+            Ok(transport) => transport,
             Err(error) => {
                 tracing::warn!(upstream = self.name, %error, "client lost: its socket cannot be registered");
                 return;
@@ -30,7 +30,7 @@ impl Pool {
         };
         let by_line = self.line_mode();
         let origin = Origin::new(opened.link, &opened.endpoint.name);
-        let registered = self.in_use.register(stream.tcp_fd(), opened.stream.tcp_fd(), opened.sustained, origin);
+        let registered = self.in_use.register(client.tcp_fd(), opened.transport.tcp_fd(), opened.sustained, origin);
         if !self.looked_after.swap(true, Ordering::AcqRel) {
             self.keeper.notify_one();
         }
@@ -38,7 +38,7 @@ impl Pool {
         if let Some(rehearsal) = self.status.rehearsal_of(opened.link, &opened.endpoint.name) {
             registered.carried.rehearse(&rehearsal);
         }
-        let Opened { stream: upstream, mut tie, .. } = opened;
+        let Opened { transport: upstream, mut tie, .. } = opened;
         tie.prove();
         let metrics = &self.status.metrics;
         metrics.wait.observe(accepted.elapsed().as_secs_f64());
@@ -49,10 +49,10 @@ impl Pool {
         if let Some(mode) = by_line {
             let settings = self.settings.subscribe();
             tokio::spawn(carried.until(move |metrics| async move {
-                carry_lines::carry(registered, (stream, upstream), banner, mode, settings, &metrics).await
+                carry_lines::carry(registered, (client, upstream), banner, mode, settings, &metrics).await
             }));
         } else {
-            let carry = Carry::new(registered, stream, upstream, banner);
+            let carry = Carry::new(registered, client, upstream, banner);
             tokio::spawn(carried.until(move |metrics| async move { carry.run(&metrics).await }));
         }
     }

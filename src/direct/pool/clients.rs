@@ -74,9 +74,9 @@ impl Pool {
         match client {
             Some(client) => self.carry(client, opened, Vec::new()),
             None => {
-                let Opened { stream, tie, .. } = opened;
+                let Opened { transport, tie, .. } = opened;
                 drop(tie);
-                close_in_order(stream).await;
+                close_in_order(transport).await;
             }
         }
     }

@@ -10,11 +10,11 @@ use crate::link::dial::{self, DialError, DialOptions};
 use crate::link::drill;
 use crate::metrics::DialOutcome;
 use crate::net::descriptors::{Descriptors, Held};
-use crate::net::stream::Stream;
+use crate::net::transport::Transport;
 
 /// A connection made, and what it occupies.
 pub struct Opened {
-    pub stream: Stream,
+    pub transport: Transport,
     pub endpoint: Endpoint,
     /// The link it was dialled for; 0: none.
     pub link: u64,
@@ -94,7 +94,7 @@ impl Pool {
                     tie,
                     endpoint,
                     link,
-                    stream: dialled.stream,
+                    transport: dialled.transport,
                     address: dialled.address,
                     rtt: dialled.connect_rtt,
                     at: Instant::now(),

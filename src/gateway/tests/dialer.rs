@@ -12,7 +12,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::PATIENCE;
 use crate::config::{Beats, Resume};
-use crate::net::stream::Stream;
+use crate::net::transport::Transport;
 use crate::session::hello::{self, Answer, Hello, Refusal, Secret, SessionId, Token, Welcome};
 use crate::session::{GoAwayCode, Incoming, Limits, RefusalCode, ResetCode, Session};
 
@@ -48,7 +48,7 @@ pub struct Dialer {
     pub resume: Resume,
     pub session: Session<()>,
     pub streams: HashMap<u32, Seen>,
-    pub connection: Option<Stream>,
+    pub connection: Option<Transport>,
     pub welcome: Option<Welcome>,
     pub go_away: Option<GoAwayCode>,
     /// Answers nothing and says nothing, and so looks dead.
@@ -110,12 +110,12 @@ impl Dialer {
 
     /// The same with a hello of one's own.
     pub async fn connect_by(&mut self, hello: Hello) -> Result<(), No> {
-        let connection = Stream::Tcp(self.tcp().await);
+        let connection = Transport::Tcp(self.tcp().await);
         self.greet(connection, hello).await
     }
 
     /// Says `hello` over a connection.
-    pub async fn greet(&mut self, mut connection: Stream, hello: Hello) -> Result<(), No> {
+    pub async fn greet(&mut self, mut connection: Transport, hello: Hello) -> Result<(), No> {
         let binding = export(&connection, b"EXPORTER-everlink-binding", None).unwrap_or_default();
         let bytes = hello.encode(self.secret.as_ref(), self.token.as_ref(), &binding);
         connection.write_all(&bytes).await.map_err(|_| No::Closed)?;
@@ -239,12 +239,12 @@ impl Dialer {
 }
 
 /// `None` without TLS.
-fn export(connection: &Stream, label: &[u8], context: Option<&[u8]>) -> Option<[u8; 32]> {
-    let Stream::Tls(stream) = connection else { return None };
+fn export(connection: &Transport, label: &[u8], context: Option<&[u8]>) -> Option<[u8; 32]> {
+    let Transport::Tls(stream) = connection else { return None };
     Some(stream.get_ref().1.export_keying_material([0; 32], label, context).expect("after the handshake"))
 }
 
-async fn read_answer(connection: &mut Stream) -> Result<Answer, No> {
+async fn read_answer(connection: &mut Transport) -> Result<Answer, No> {
     let mut bytes = Vec::new();
     loop {
         match Answer::parse(&bytes).expect("an answer") {

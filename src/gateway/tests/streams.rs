@@ -224,7 +224,7 @@ async fn a_name_that_leads_to_link_local_addresses_only_is_not_followed() {
         let service = Service { address, ..service(echo) };
         let reached =
             services::connect(service, &opening, &resolver, Duration::from_secs(60), |why| told.push_str(why)).await;
-        (reached.map(|local| local.stream.is_plain()), told)
+        (reached.map(|local| local.transport.is_plain()), told)
     };
     let (refused, why) = reach("rebound").await;
     assert_eq!(refused, Err(RefusalCode::Unreachable));

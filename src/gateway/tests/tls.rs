@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::config::ServerTls;
-use crate::net::stream::Stream;
 use crate::net::tls::ClientTls;
 use crate::net::tls::authority::{Authority, Pair};
+use crate::net::transport::Transport;
 use crate::session::RefusalCode;
 use crate::session::hello::{Code, Hello, Secret, SessionId};
 use dialer::No;
@@ -49,7 +49,7 @@ impl Secured {
         let tls = ClientTls::for_tunnel(&self.authority.settings(pair)).expect("fit");
         let name = tls.server_name(&Address::Host { host: "gateway.internal".to_owned(), port: 1 }).expect("a name");
         let stream = tls.handshake(name, dialer.tcp().await).await.map_err(|_| No::Closed)?;
-        dialer.greet(Stream::Tls(Box::new(stream)), hello).await
+        dialer.greet(Transport::Tls(Box::new(stream)), hello).await
     }
 }
 

@@ -94,7 +94,7 @@ async fn a_dialled_socket_is_set_up_and_carries_bytes() {
     let mut dialled = dial(&literal(address), &options(AMPLE), &no_resolver()).await.unwrap();
     assert_eq!(dialled.address, Some(address));
     assert!(dialled.connect_rtt > Duration::ZERO && dialled.connect_rtt < AMPLE);
-    let socket = SockRef::from(&dialled.stream);
+    let socket = SockRef::from(&dialled.transport);
     assert!(socket.tcp_nodelay().unwrap());
     assert!(!socket.keepalive().unwrap(), "only a connection that lives for a while needs it");
     let beat = crate::config::Beat::Kernel;
@@ -105,14 +105,14 @@ async fn a_dialled_socket_is_set_up_and_carries_bytes() {
         beat,
         in_use: crate::config::InUse::Off,
     };
-    dialled.stream.sustain(&heartbeat).unwrap();
-    let socket = SockRef::from(&dialled.stream);
+    dialled.transport.sustain(&heartbeat).unwrap();
+    let socket = SockRef::from(&dialled.transport);
     assert!(socket.keepalive().unwrap());
     assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(5));
     assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(3));
     assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
     let (mut far, _) = listener.accept().await.unwrap();
-    dialled.stream.write_all(b"hello").await.unwrap();
+    dialled.transport.write_all(b"hello").await.unwrap();
     let mut got = [0; 5];
     far.read_exact(&mut got).await.unwrap();
     assert_eq!(&got, b"hello");
@@ -176,11 +176,11 @@ async fn tls_failures_are_their_own_outcome() {
     let server = serve(&authority.issue(&["127.0.0.1"]), None).await;
     let good = with_tls(AMPLE, &authority.settings(None));
     let mut dialled = dial(&literal(server), &good, &no_resolver()).await.unwrap();
-    assert!(!dialled.stream.is_plain());
-    assert!(dialled.stream.tcp_info().is_ok(), "the socket underneath is TCP");
-    dialled.stream.write_all(b"ping").await.unwrap();
-    dialled.stream.flush().await.unwrap();
-    dialled.stream.read_exact(&mut [0; 4]).await.unwrap();
+    assert!(!dialled.transport.is_plain());
+    assert!(dialled.transport.tcp_info().is_ok(), "the socket underneath is TCP");
+    dialled.transport.write_all(b"ping").await.unwrap();
+    dialled.transport.flush().await.unwrap();
+    dialled.transport.read_exact(&mut [0; 4]).await.unwrap();
 
     let stranger = with_tls(AMPLE, &Authority::new("other").settings(None));
     let error = fails(&literal(server), &stranger).await;
@@ -272,7 +272,7 @@ async fn a_tunnels_link_is_a_wire_and_elsewhere_its_gateway_keeps_its_name() {
     let known_as = Some(Address::Host { host: "gateway.internal".to_owned(), port: 1 });
     let by_name = DialOptions { known_as, ..by_address };
     let dialled = dial(&literal(address), &by_name, &no_resolver()).await.unwrap();
-    let mut wire = Wire::from_stream(dialled.stream).unwrap();
+    let mut wire = Wire::from_transport(dialled.transport).unwrap();
     let mut got = [0; 7];
     assert_eq!(poll_fn(|context| wire.poll_read(context, &mut got)).await.unwrap(), 7);
     assert_eq!(&got, b"welcome");
@@ -314,7 +314,7 @@ async fn unix_sockets_are_dialled_plain_and_under_tls() {
 
     let listener = UnixListener::bind(&path).unwrap();
     let dialled = dial(&unix(&path), &options(AMPLE), &no_resolver()).await.unwrap();
-    assert!(matches!(dialled, Dialled { stream: Stream::Unix(_), address: None, .. }));
+    assert!(matches!(dialled, Dialled { transport: Transport::Unix(_), address: None, .. }));
     drop(listener.accept().await.unwrap());
 
     let authority = Authority::new("ca");
@@ -325,8 +325,8 @@ async fn unix_sockets_are_dialled_plain_and_under_tls() {
     });
     let tls = with_tls(AMPLE, &authority.settings(None));
     let dialled = dial(&unix(&path), &tls, &no_resolver()).await.unwrap();
-    assert!(matches!(dialled.stream, Stream::TlsUnix(_)));
-    assert_eq!(dialled.stream.tcp_fd(), None);
+    assert!(matches!(dialled.transport, Transport::TlsUnix(_)));
+    assert_eq!(dialled.transport.tcp_fd(), None);
 }
 
 #[test]

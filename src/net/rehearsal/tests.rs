@@ -5,16 +5,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::*;
-use crate::net::stream::Stream;
+use crate::net::transport::Transport;
 
 const LONG: Duration = Duration::from_secs(3600);
 const PATIENCE: Duration = Duration::from_secs(30);
 
-async fn pair() -> (Stream, TcpStream) {
+async fn pair() -> (Transport, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (far, _) = listener.accept().await.unwrap();
-    (Stream::Tcp(dialled), far)
+    (Transport::Tcp(dialled), far)
 }
 
 /// Bytes that tell their places.
@@ -52,7 +52,7 @@ async fn a_black_hole_holds_every_byte_and_loses_none() {
     assert_eq!((&back[..12], &back[12..]), (&b"already here"[..], &bytes(10_000)[..]));
     assert!(there[..20_000] == bytes(20_000) && there[20_000..].iter().all(|byte| *byte == 0));
     near.flush().await.unwrap();
-    let Stream::Tcp(mut near) = near.settled() else { panic!("it left a trace") };
+    let Transport::Tcp(mut near) = near.settled() else { panic!("it left a trace") };
     near.write_all(b"as any other").await.unwrap();
     far.read_exact(&mut there[..12]).await.unwrap();
     assert_eq!(&there[..12], b"as any other");
@@ -164,7 +164,7 @@ async fn a_delay_keeps_bounded_bytes_on_their_way() {
     let all = bytes(32 << 20);
     let flood = timeout(Duration::from_millis(300), near.write_all(&all));
     assert!(flood.await.is_err(), "32 MiB fit on the way");
-    let Stream::Rehearsed(inside) = &near else { panic!("it is not rehearsed") };
+    let Transport::Rehearsed(inside) = &near else { panic!("it is not rehearsed") };
     assert!(format!("{inside:?}").contains("over: false"));
     // What was taken comes, in order, when it is over.
     delay.end();

@@ -40,7 +40,7 @@ impl Place {
         let (near, far) = sockets().await;
         let name = self.dialer.server_name(&Address::Host { host: "gateway.internal".to_owned(), port: 1 }).unwrap();
         let (near, far) = tokio::join!(self.dialer.handshake(name, near), self.gateway.accept(far));
-        (Wire::from_stream(Stream::Tls(Box::new(near.unwrap()))).unwrap(), far.unwrap())
+        (Wire::from_transport(Transport::Tls(Box::new(near.unwrap()))).unwrap(), far.unwrap())
     }
 }
 
@@ -52,7 +52,7 @@ async fn sockets() -> (TcpStream, TcpStream) {
 
 async fn plain() -> (Wire, Wire) {
     let (near, far) = sockets().await;
-    (Wire::from_stream(Stream::Tcp(near)).unwrap(), Wire::plain(far))
+    (Wire::from_transport(Transport::Tcp(near)).unwrap(), Wire::plain(far))
 }
 
 /// Bytes of which no two places look alike.
@@ -389,5 +389,5 @@ async fn a_wire_tells_its_ends_its_state_and_its_peers_name() {
 #[tokio::test]
 async fn a_unix_socket_is_no_wire_and_comes_back() {
     let (one, _two) = UnixStream::pair().unwrap();
-    assert!(matches!(Wire::from_stream(Stream::Unix(one)), Err(Stream::Unix(_))));
+    assert!(matches!(Wire::from_transport(Transport::Unix(one)), Err(Transport::Unix(_))));
 }

@@ -67,7 +67,7 @@ impl Driver {
 
     fn reset_by_peer(&mut self, stream: u32, code: ResetCode) {
         let Some(side) = self.session.get(stream) else { return };
-        if side.stream.is_none() {
+        if side.transport.is_none() {
             // The stream keeps its number until the dial is over.
             side.dead = true;
             return self.events.push_back(Event::Cancelled { stream });

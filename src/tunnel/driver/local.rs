@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::ready::Bell;
 use crate::link::watch::Stall;
 use crate::net::kernel;
-use crate::net::stream::Stream;
+use crate::net::transport::Transport;
 
 /// The kernel holds no more than about this for a socket whose other end does not read. Left alone it takes 2.6 MB on
 /// loopback: a thousand stalled readers would use up what the whole host has for TCP, and everybody on it would crawl. A
@@ -22,7 +22,7 @@ const UNSENT: u32 = 256 * 1024;
 /// A local connection, given to the driver.
 pub struct Local {
     /// A client's or a service's, plain TCP or a unix socket.
-    pub stream: Stream,
+    pub transport: Transport,
     /// What it occupies; dropped when the stream is over.
     pub guard: Box<dyn Any + Send>,
 }
@@ -45,7 +45,7 @@ pub(super) enum Reading {
 /// What the session keeps with each stream: the socket behind it, once there is one.
 pub(super) struct LocalSide {
     /// `None`: the service is being dialled.
-    pub stream: Option<Stream>,
+    pub transport: Option<Transport>,
     guard: Option<Box<dyn Any + Send>>,
     pub bell: Bell,
     pub reading: Reading,
@@ -69,7 +69,7 @@ pub(super) struct LocalSide {
 impl LocalSide {
     pub fn new(bell: Bell, local: Option<Local>, now: Instant, sweep: u32) -> Self {
         let mut side = Self {
-            stream: None,
+            transport: None,
             guard: None,
             bell,
             reading: Reading::Over,
@@ -91,10 +91,10 @@ impl LocalSide {
 
     /// The socket is there.
     pub fn settle(&mut self, local: Local) {
-        if let Some(socket) = local.stream.tcp_fd() {
+        if let Some(socket) = local.transport.tcp_fd() {
             let _ = kernel::set_notsent_lowat(socket, UNSENT);
         }
-        self.stream = Some(local.stream);
+        self.transport = Some(local.transport);
         self.guard = Some(local.guard);
         self.reading = Reading::Idle;
     }
@@ -110,10 +110,10 @@ impl LocalSide {
 
     /// Reads what is there straight into `slot`. `Pending`: the bell will ring.
     pub fn read(&mut self, slot: &mut [u8]) -> Poll<io::Result<usize>> {
-        let Some(stream) = &mut self.stream else { return Poll::Pending };
+        let Some(transport) = &mut self.transport else { return Poll::Pending };
         let mut buffer = ReadBuf::new(slot);
         let mut context = Context::from_waker(self.bell.waker());
-        match Pin::new(stream).poll_read(&mut context, &mut buffer) {
+        match Pin::new(transport).poll_read(&mut context, &mut buffer) {
             Poll::Ready(Ok(())) => Poll::Ready(Ok(buffer.filled().len())),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => Poll::Pending,
@@ -123,7 +123,7 @@ impl LocalSide {
     /// Whether there may be more to read; if not, the bell will ring. After a short read this costs no system call.
     pub fn may_read(&mut self) -> bool {
         let mut context = Context::from_waker(self.bell.waker());
-        self.stream.as_mut().is_some_and(|stream| stream.poll_read_ready(&mut context).is_ready())
+        self.transport.as_mut().is_some_and(|transport| transport.poll_read_ready(&mut context).is_ready())
     }
 
     /// Passes `bytes` on; keeps what the socket refuses. Returns how many bytes it took.
@@ -161,7 +161,7 @@ impl LocalSide {
         if !self.end_to_pass || self.shut || !self.queue.is_empty() {
             return;
         }
-        let Some(stream) = &mut self.stream else { return };
+        let Some(transport) = &mut self.transport else { return };
         self.shut = true;
         // With our side ended as well, the close that follows says the same.
         if self.reading == Reading::Over {
@@ -169,30 +169,30 @@ impl LocalSide {
         }
         let mut context = Context::from_waker(self.bell.waker());
         // A plain socket's shutdown is a system call that never waits; one that fails has ended already.
-        let _ = Pin::new(stream).poll_shutdown(&mut context);
+        let _ = Pin::new(transport).poll_shutdown(&mut context);
     }
 
     /// Closed in order. Whoever is connected may take his time to read the rest.
     pub fn let_go(self) {
-        if let Some(stream) = &self.stream {
-            stream.let_go();
+        if let Some(transport) = &self.transport {
+            transport.let_go();
         }
     }
 
     /// Whoever is connected reads a reset.
     pub fn reset(self) {
-        if let Some(stream) = &self.stream {
-            let _ = stream.reset_on_close();
+        if let Some(transport) = &self.transport {
+            let _ = transport.reset_on_close();
         }
     }
 
     fn write(&mut self, mut bytes: &[u8]) -> io::Result<usize> {
-        let Some(stream) = &mut self.stream else { return Ok(0) };
+        let Some(transport) = &mut self.transport else { return Ok(0) };
         let mut context = Context::from_waker(self.bell.waker());
         let whole = bytes.len();
         // After a short write once more: that sets the bell without a system call.
         while !bytes.is_empty() {
-            match Pin::new(&mut *stream).poll_write(&mut context, bytes) {
+            match Pin::new(&mut *transport).poll_write(&mut context, bytes) {
                 Poll::Ready(Ok(count)) => bytes = bytes.get(count..).unwrap_or_default(),
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => break,

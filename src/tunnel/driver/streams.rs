@@ -47,7 +47,7 @@ impl Driver {
     /// The service of a stream that [`Event::Open`](super::Event::Open) told of is there. Late answers are dropped.
     pub fn accept(&mut self, stream: u32, local: Local) {
         match self.session.get(stream) {
-            Some(side) if side.stream.is_none() && !side.dead => {}
+            Some(side) if side.transport.is_none() && !side.dead => {}
             Some(side) if side.dead => {
                 self.session.release(stream);
                 return;
@@ -62,7 +62,7 @@ impl Driver {
     pub fn refuse(&mut self, stream: u32, code: RefusalCode) {
         match self.session.get(stream) {
             Some(side) if side.dead => drop(self.session.release(stream)),
-            Some(side) if side.stream.is_none() => drop(self.session.refuse(stream, code)),
+            Some(side) if side.transport.is_none() => drop(self.session.refuse(stream, code)),
             _ => {}
         }
         self.ready.poke();

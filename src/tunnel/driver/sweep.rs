@@ -8,7 +8,7 @@ use crate::clock;
 use crate::link::watch::{self, Verdict};
 use crate::metrics::CloseReason;
 use crate::net::socket::{self, Keepalive};
-use crate::net::stream::Stream;
+use crate::net::transport::Transport;
 use crate::session::ResetCode;
 
 /// How often idle streams are looked for, and new sockets get their keepalive.
@@ -28,8 +28,8 @@ impl Driver {
                 self.unsustained = true;
             } else if !side.sustained {
                 side.sustained = true;
-                if let Some(stream) = side.stream.as_ref().filter(|stream| stream.tcp_fd().is_some()) {
-                    let _ = socket::apply_keepalive(stream, &Keepalive::LOCAL);
+                if let Some(transport) = side.transport.as_ref().filter(|transport| transport.tcp_fd().is_some()) {
+                    let _ = socket::apply_keepalive(transport, &Keepalive::LOCAL);
                 }
             }
             if idle.is_some_and(|idle| sweep.wrapping_sub(side.touched) > idle) {
@@ -64,10 +64,10 @@ impl Driver {
         stirred.retain(|stream| {
             let Some(side) = self.session.get(*stream) else { return false };
             let unread = matches!(side.reading, Reading::NoCredit | Reading::NoRoom);
-            if unread && side.stream.as_ref().is_some_and(Stream::has_failed) {
+            if unread && side.transport.as_ref().is_some_and(Transport::has_failed) {
                 gone.push(*stream);
             }
-            side.stirred = match side.stream.as_ref().map(|socket| socket.tcp_info()) {
+            side.stirred = match side.transport.as_ref().map(|socket| socket.tcp_info()) {
                 Some(Ok(info)) => {
                     let verdict = watch::judge(&info, side.stall.lasts(&info, now), &beats);
                     if verdict == Verdict::Dead {

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::metrics::LossReason;
-use crate::net::stream::Stream;
+use crate::net::transport::Transport;
 use crate::net::wire::Wire;
 use crate::session::{RefusalCode, Violation};
 
@@ -86,7 +86,7 @@ impl Road {
                     asked = asked.recv() => match asked {
                         None => return (near.streams(), far.streams()),
                         Some(Ask::Open(client)) => {
-                            let local = Local { stream: Stream::Tcp(client), guard: Box::new(()) };
+                            let local = Local { transport: Transport::Tcp(client), guard: Box::new(()) };
                             assert!(near.open("echo", None, None, 0, local).is_ok());
                         }
                         Some(Ask::Cut) => {
@@ -107,7 +107,7 @@ impl Road {
                     },
                     Some(Ok((stream, dialled))) = dials.join_next(), if !dials.is_empty() => match dialled {
                         Ok(service) => {
-                            far.accept(stream, Local { stream: Stream::Tcp(service), guard: Box::new(()) });
+                            far.accept(stream, Local { transport: Transport::Tcp(service), guard: Box::new(()) });
                         }
                         Err(_) => far.refuse(stream, RefusalCode::Unreachable),
                     },
@@ -331,7 +331,7 @@ async fn talking() -> (Driver, TcpStream, TcpStream) {
     let (a, peer) = pair().await;
     near.attach(Wire::plain(a), 0, Vec::new(), MS).unwrap();
     let (client, local) = pair().await;
-    let local = Local { stream: Stream::Tcp(local), guard: Box::new(()) };
+    let local = Local { transport: Transport::Tcp(local), guard: Box::new(()) };
     assert!(near.open("echo", None, None, 0, local).is_ok());
     (near, client, peer)
 }

@@ -27,8 +27,8 @@ impl LinkTask {
 
     fn carry(&mut self, client: Client) {
         let Client { socket, accepted, service, peer, local, hops, admitted } = client;
-        let stream = match socket.into_stream() {
-            Ok(stream) => stream,
+        let transport = match socket.into_transport() {
+            Ok(transport) => transport,
             Err(error) => {
                 self.slot.one_less();
                 tracing::warn!(upstream = self.hub.name, %error, "client lost: its socket cannot be registered");
@@ -36,7 +36,7 @@ impl LinkTask {
             }
         };
         let metrics = &self.hub.status.metrics;
-        let local_side = Local { stream, guard: Box::new(admitted) };
+        let local_side = Local { transport, guard: Box::new(admitted) };
         if self.driver.open(&service, peer, local, hops, local_side).is_err() {
             // It was asked a moment ago; the socket closes.
             self.slot.one_less();

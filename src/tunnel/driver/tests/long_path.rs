@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::clock;
 use crate::net::memory::{self, Habits, NEAR, Tap, USERS, net};
-use crate::net::stream::Stream;
+use crate::net::transport::Transport;
 
 const MS: Duration = Duration::from_millis(1);
 const WAY: Duration = Duration::from_millis(25);
@@ -48,14 +48,14 @@ async fn who_only_receives_over_a_long_path_has_few_packets_on_their_way() {
         (dial.await.expect("it listens"), memory::accept(address).await.expect("it does"));
     let mut near = Driver::near(settings(), Arc::<Seen>::default());
     let mut far = Driver::far(settings(), Arc::<Seen>::default());
-    let wire = |socket| Wire::from_stream(Stream::Memory(socket)).expect("a connection");
+    let wire = |socket| Wire::from_transport(Transport::Memory(socket)).expect("a connection");
     near.attach(wire(near_wire), 0, Vec::new(), rtt).expect("it begins");
     far.attach(wire(far_wire), 0, Vec::new(), rtt).expect("it begins");
 
     let [(client, ours), (service, theirs)] = [0, 1].map(|_| net(|network| network.pair(USERS, process)));
-    let local = |socket| Local { stream: Stream::Memory(socket), guard: Box::new(()) };
+    let local = |socket| Local { transport: Transport::Memory(socket), guard: Box::new(()) };
     assert!(near.open("bulk", None, None, 0, local(ours)).is_ok());
-    let (mut client, mut service) = (Stream::Memory(client), Stream::Memory(service));
+    let (mut client, mut service) = (Transport::Memory(client), Transport::Memory(service));
     tokio::spawn(async move { while service.write_all(&[7; 64 * 1024]).await.is_ok() {} });
     let mut theirs = Some(theirs);
     tokio::spawn(async move {

@@ -19,7 +19,7 @@ use crate::config::Heartbeat;
 
 /// A connection as it was dialled. Under TLS, writes may stay in memory until [`AsyncWrite::poll_flush`].
 #[derive(Debug)]
-pub enum Stream {
+pub enum Transport {
     Tcp(TcpStream),
     Unix(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
@@ -27,10 +27,10 @@ pub enum Stream {
     #[cfg(test)]
     Memory(super::memory::Socket),
     /// In a rehearsed outage.
-    Rehearsed(Box<Rehearsed<Stream>>),
+    Rehearsed(Box<Rehearsed<Transport>>),
 }
 
-impl Stream {
+impl Transport {
     /// The connection in an outage that is rehearsed, unless it is in that one already.
     pub fn rehearsed(self, rehearsal: &Arc<Rehearsal>) -> Self {
         match self {
@@ -51,8 +51,8 @@ impl Stream {
     /// Lets what is due in a rehearsed outage go its way; of any other connection nothing is.
     #[inline]
     pub fn drive(&mut self, context: &mut Context<'_>) {
-        if let Self::Rehearsed(stream) = self {
-            stream.drive(context);
+        if let Self::Rehearsed(transport) = self {
+            transport.drive(context);
         }
     }
 
@@ -73,7 +73,7 @@ impl Stream {
             Self::Unix(_) | Self::TlsUnix(_) => None,
             #[cfg(test)]
             Self::Memory(_) => None,
-            Self::Rehearsed(stream) => stream.inner().tcp_fd(),
+            Self::Rehearsed(transport) => transport.inner().tcp_fd(),
         }
     }
 
@@ -89,7 +89,7 @@ impl Stream {
     pub fn has_failed(&self) -> bool {
         match self {
             #[cfg(test)]
-            Self::Memory(stream) => stream.has_failed(),
+            Self::Memory(transport) => transport.has_failed(),
             _ => kernel::has_failed(self.raw_fd()),
         }
     }
@@ -106,11 +106,11 @@ impl Stream {
     /// without a system call, and the waker is set. Under TLS always ready: only reading tells.
     pub fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Tcp(stream) => stream.poll_read_ready(context),
-            Self::Unix(stream) => stream.poll_read_ready(context),
+            Self::Tcp(transport) => transport.poll_read_ready(context),
+            Self::Unix(transport) => transport.poll_read_ready(context),
             Self::Tls(_) | Self::TlsUnix(_) | Self::Rehearsed(_) => Poll::Ready(Ok(())),
             #[cfg(test)]
-            Self::Memory(stream) => stream.poll_read_ready(context),
+            Self::Memory(transport) => transport.poll_read_ready(context),
         }
     }
 
@@ -124,8 +124,8 @@ impl Stream {
     /// Its close will be a reset. A unix socket has none: its peer sees the end.
     pub fn reset_on_close(&self) -> io::Result<()> {
         #[cfg(test)]
-        if let Self::Memory(stream) = self {
-            stream.reset_on_close();
+        if let Self::Memory(transport) = self {
+            transport.reset_on_close();
         }
         match self.tcp_fd() {
             Some(_) => socket::reset_on_close(self),
@@ -134,7 +134,7 @@ impl Stream {
     }
 }
 
-impl rehearsal::Socket for Stream {
+impl rehearsal::Socket for Transport {
     /// About what a kernel takes for a peer that does not acknowledge.
     const TAKEN: usize = 64 * 1024;
 
@@ -142,76 +142,76 @@ impl rehearsal::Socket for Stream {
         match self {
             #[cfg(test)]
             Self::Memory(_) => None,
-            Self::Rehearsed(stream) => stream.inner().fd(),
-            stream => Some(stream.as_fd()),
+            Self::Rehearsed(transport) => transport.inner().fd(),
+            transport => Some(transport.as_fd()),
         }
     }
 }
 
-impl AsFd for Stream {
+impl AsFd for Transport {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Tcp(stream) => stream.as_fd(),
-            Self::Unix(stream) => stream.as_fd(),
-            Self::Tls(stream) => stream.get_ref().0.as_fd(),
-            Self::TlsUnix(stream) => stream.get_ref().0.as_fd(),
+            Self::Tcp(transport) => transport.as_fd(),
+            Self::Unix(transport) => transport.as_fd(),
+            Self::Tls(transport) => transport.get_ref().0.as_fd(),
+            Self::TlsUnix(transport) => transport.get_ref().0.as_fd(),
             #[cfg(test)]
             Self::Memory(_) => unreachable!("a socket of memory has no descriptor"),
-            Self::Rehearsed(stream) => stream.inner().as_fd(),
+            Self::Rehearsed(transport) => transport.inner().as_fd(),
         }
     }
 }
 
-/// Calls the same method of whichever stream it is.
+/// Calls the same method of whichever it is.
 macro_rules! each {
-    ($self:expr, $stream:ident => $call:expr) => {
+    ($self:expr, $transport:ident => $call:expr) => {
         match $self.get_mut() {
-            Stream::Tcp(inner) => {
-                let $stream = Pin::new(inner);
+            Transport::Tcp(inner) => {
+                let $transport = Pin::new(inner);
                 $call
             }
-            Stream::Unix(inner) => {
-                let $stream = Pin::new(inner);
+            Transport::Unix(inner) => {
+                let $transport = Pin::new(inner);
                 $call
             }
-            Stream::Tls(inner) => {
-                let $stream = Pin::new(&mut **inner);
+            Transport::Tls(inner) => {
+                let $transport = Pin::new(&mut **inner);
                 $call
             }
-            Stream::TlsUnix(inner) => {
-                let $stream = Pin::new(&mut **inner);
+            Transport::TlsUnix(inner) => {
+                let $transport = Pin::new(&mut **inner);
                 $call
             }
             #[cfg(test)]
-            Stream::Memory(inner) => {
-                let $stream = Pin::new(inner);
+            Transport::Memory(inner) => {
+                let $transport = Pin::new(inner);
                 $call
             }
-            Stream::Rehearsed(inner) => {
-                let $stream = Pin::new(&mut **inner);
+            Transport::Rehearsed(inner) => {
+                let $transport = Pin::new(&mut **inner);
                 $call
             }
         }
     };
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for Transport {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => stream.poll_read(context, buffer))
+        each!(self, transport => transport.poll_read(context, buffer))
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for Transport {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        each!(self, stream => stream.poll_write(context, bytes))
+        each!(self, transport => transport.poll_write(context, bytes))
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => stream.poll_flush(context))
+        each!(self, transport => transport.poll_flush(context))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => stream.poll_shutdown(context))
+        each!(self, transport => transport.poll_shutdown(context))
     }
 }
 
@@ -224,35 +224,35 @@ mod tests {
     use crate::net::kernel::TcpState;
 
     #[tokio::test]
-    async fn a_tcp_stream_carries_bytes_tells_its_state_and_resets_when_told() {
+    async fn tcp_carries_bytes_tells_its_state_and_resets_when_told() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut far, _) = listener.accept().await.unwrap();
-        let mut stream = Stream::Tcp(dialled);
-        stream.write_all(b"ping").await.unwrap();
+        let mut transport = Transport::Tcp(dialled);
+        transport.write_all(b"ping").await.unwrap();
         let mut got = [0; 4];
         far.read_exact(&mut got).await.unwrap();
         far.write_all(&got).await.unwrap();
-        stream.read_exact(&mut got).await.unwrap();
+        transport.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"ping");
-        assert!(stream.is_plain());
-        assert_eq!(stream.tcp_fd(), Some(stream.raw_fd()));
-        assert_eq!(stream.tcp_info().unwrap().state, TcpState::Established);
-        stream.reset_on_close().unwrap();
-        drop(stream);
+        assert!(transport.is_plain());
+        assert_eq!(transport.tcp_fd(), Some(transport.raw_fd()));
+        assert_eq!(transport.tcp_info().unwrap().state, TcpState::Established);
+        transport.reset_on_close().unwrap();
+        drop(transport);
         assert_eq!(far.read(&mut got).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     }
 
     #[tokio::test]
-    async fn a_unix_stream_has_no_tcp_state_and_ends_instead_of_resetting() {
+    async fn a_unix_socket_has_no_tcp_state_and_ends_instead_of_resetting() {
         let (near, mut far) = UnixStream::pair().unwrap();
-        let mut stream = Stream::Unix(near);
-        stream.write_all(b"x").await.unwrap();
-        assert!(stream.is_plain());
-        assert_eq!(stream.tcp_fd(), None);
-        assert_eq!(stream.tcp_info().unwrap_err().kind(), io::ErrorKind::Unsupported);
-        stream.reset_on_close().unwrap();
-        drop(stream);
+        let mut transport = Transport::Unix(near);
+        transport.write_all(b"x").await.unwrap();
+        assert!(transport.is_plain());
+        assert_eq!(transport.tcp_fd(), None);
+        assert_eq!(transport.tcp_info().unwrap_err().kind(), io::ErrorKind::Unsupported);
+        transport.reset_on_close().unwrap();
+        drop(transport);
         let mut rest = Vec::new();
         far.read_to_end(&mut rest).await.unwrap();
         assert_eq!(rest, b"x");

@@ -47,7 +47,8 @@ pub trait Commands: Send + Sync {
     /// [`Answer::refused`] if there is no such upstream.
     fn retry<'a>(&'a self, upstream: &'a str) -> Pending<'a>;
 
-    /// Begins or ends a rehearsed outage on one link of this upstream. [`Answer::drilled`], or [`Answer::refused`].
+    /// Begins or ends a rehearsed outage on one link of this upstream. [`Answer::drilling`], [`Answer::stopped`], or
+    /// [`Answer::refused`].
     fn drill<'a>(&'a self, upstream: &'a str, asked: drill::Asked) -> Pending<'a>;
 }
 

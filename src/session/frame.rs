@@ -146,7 +146,7 @@ impl Header {
 /// What OPEN says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opening {
-    /// Bytes of this stream that the opener takes before it gives CREDIT.
+    /// Bytes of this stream that the opener takes before it gives CREDIT. The session that opens says how many.
     pub window: u32,
     /// Gateways passed before this one.
     pub hops: u8,
@@ -158,6 +158,11 @@ pub struct Opening {
 }
 
 impl Opening {
+    /// Of a stream to `service`, from a client of this very program.
+    pub fn to(service: &str) -> Self {
+        Self { window: 0, hops: 0, service: service.to_owned(), client: None, local: None }
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(64);
         bytes.extend(self.window.to_le_bytes());

@@ -32,7 +32,7 @@ fn raw(stream: u32, kind: u8, length: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 fn open(stream: u32) -> Vec<u8> {
-    let opening = Opening { window: 65_536, hops: 0, service: "s".into(), client: None, local: None };
+    let opening = Opening { window: 65_536, ..Opening::to("s") };
     frame(stream, Kind::Open, &opening.encode())
 }
 
@@ -71,7 +71,7 @@ fn said(session: &mut Session<()>, now: Instant) -> Vec<u8> {
 /// A dialer with stream 1 open and known to the peer.
 fn with_stream() -> (Session<()>, Instant) {
     let (mut session, now) = dialer();
-    assert_eq!(session.open("s", None, None, 0, (), now), Ok(1));
+    assert_eq!(session.open(Opening::to("s"), (), now), Ok(1));
     said(&mut session, now);
     (session, now)
 }
@@ -124,7 +124,7 @@ fn row_credit_overflow_zero_unknown_and_closed_streams() {
         assert_eq!(take(&mut session, now, &credit(1, u32::MAX)), Ok(1), "late news");
     }
     let (mut session, now) = gateway();
-    let opening = Opening { window: u32::MAX, hops: 0, service: "s".into(), client: None, local: None };
+    let opening = Opening { window: u32::MAX, ..Opening::to("s") };
     assert_eq!(refused(&mut session, now, &frame(1, Kind::Open, &opening.encode())), Violation::Credit);
 }
 
@@ -212,7 +212,7 @@ fn row_frames_of_the_wrong_role_or_before_the_open() {
     // The peer cannot know of a stream whose OPEN has not left.
     for (kind, payload) in [(Kind::Opened, &[][..]), (Kind::Data, b"x"), (Kind::Reset, &[1])] {
         let (mut session, now) = dialer();
-        session.open("s", None, None, 0, (), now).unwrap();
+        session.open(Opening::to("s"), (), now).unwrap();
         assert_eq!(refused(&mut session, now, &frame(1, kind, payload)), Violation::Stream);
     }
 }
@@ -432,7 +432,7 @@ fn row_open_target_empty_not_utf8_or_with_control_characters() {
 #[test]
 fn row_too_many_streams_hops_and_a_gateway_that_leaves() {
     let (mut session, now) = gateway();
-    let opening = Opening { window: 1, hops: 8, service: "s".into(), client: None, local: None };
+    let opening = Opening { window: 1, hops: 8, ..Opening::to("s") };
     take(&mut session, now, &frame(1, Kind::Open, &opening.encode())).unwrap();
     session.go_away(super::GoAwayCode::Draining, Duration::from_secs(1));
     let mut words = said(&mut session, now);
@@ -458,7 +458,7 @@ fn row_too_many_streams_hops_and_a_gateway_that_leaves() {
 fn clients_that_come_and_go_during_an_outage_leave_nothing_behind() {
     let (mut session, now) = dialer();
     for _ in 0..10_000 {
-        let id = session.open("s", None, None, 0, (), now).unwrap();
+        let id = session.open(Opening::to("s"), (), now).unwrap();
         session.finish(id);
         session.reset(id, ResetCode::Reset);
     }
@@ -485,7 +485,7 @@ fn for_beats_alone_no_acknowledgement_is_owed() {
 fn honest() -> Vec<u8> {
     let (mut session, now) = dialer();
     for round in 0..5 {
-        let id = session.open("service", None, None, 0, (), now).unwrap();
+        let id = session.open(Opening::to("service"), (), now).unwrap();
         session.emit(u64::MAX, now);
         session.fill(id, 50, |(), slot| (slot.len().min(50), ()));
         session.finish(id);
@@ -528,7 +528,7 @@ proptest! {
     #[test]
     fn offsets_of_a_session_hold_together(steps in proptest::collection::vec((0u8..6, any::<u16>()), 1..200)) {
         let (mut session, now) = dialer();
-        session.open("s", None, None, 0, (), now).unwrap();
+        session.open(Opening::to("s"), (), now).unwrap();
         let mut all = said(&mut session, now);
         take(&mut session, now, &frame(1, Kind::Credit, &(8u32 << 20).to_le_bytes())).unwrap();
         let mut sent = all.len() as u64;

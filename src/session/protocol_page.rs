@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::frame::{GoAwayCode, Kind, RefusalCode, ResetCode};
+use super::frame::{GoAwayCode, Kind, Opening, RefusalCode, ResetCode};
 use super::{Incoming, Limits, Session, Violation};
 
 const PAGE: &str = include_str!("PROTOCOL.md");
@@ -136,7 +136,7 @@ fn the_example_is_what_two_ends_say() {
     let now = Instant::now();
     let (mut dialer, mut gateway) = (End::new(true, now), End::new(false, now));
     let client = SocketAddr::from(([127, 0, 0, 1], 50_000));
-    dialer.session.open("echo", Some(client), None, 0, (), now).unwrap();
+    dialer.session.open(Opening { client: Some(client), ..Opening::to("echo") }, (), now).unwrap();
     dialer.session.emit(u64::MAX, now);
     dialer.say(b"hi");
     dialer.session.finish(1);

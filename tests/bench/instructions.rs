@@ -19,6 +19,7 @@ use everlink::http::openmetrics;
 use everlink::http::request::Request;
 use everlink::link::heartbeat::{Heartbeat, Verdict};
 use everlink::metrics::Metrics;
+use everlink::session::Opening;
 use everlink::session::frame::Kind;
 use pair::{Pair, carry, drain, fill, frame, receive};
 use serde::{Deserialize, Serialize};
@@ -129,7 +130,7 @@ fn request_stream(times: u64) -> Work {
     Box::new(move || {
         for _ in 0..times {
             let now = pair.now;
-            let stream = pair.near.open("postgres", None, None, 0, (), now).expect("room for a stream");
+            let stream = pair.near.open(Opening::to("postgres"), (), now).expect("room for a stream");
             // The request goes along with OPEN.
             pair.near.emit(pair::ROOM, now);
             fill(&mut pair.near, stream, 64);

@@ -26,7 +26,7 @@ impl Default for Pair {
 impl Pair {
     /// Opens a stream, and has it taken.
     pub fn open(&mut self) -> u32 {
-        let stream = self.near.open("postgres", None, None, 0, (), self.now).expect("room for a stream");
+        let stream = self.near.open(Opening::to("postgres"), (), self.now).expect("room for a stream");
         self.carry_far();
         self.carry_near();
         stream

@@ -14,7 +14,7 @@ use super::PATIENCE;
 use crate::config::{Beats, Resume};
 use crate::net::transport::Transport;
 use crate::session::hello::{self, Answer, Hello, Refusal, Secret, SessionId, Token, Welcome};
-use crate::session::{GoAwayCode, Incoming, Limits, RefusalCode, ResetCode, Session};
+use crate::session::{GoAwayCode, Incoming, Limits, Opening, RefusalCode, ResetCode, Session};
 
 pub const TOKEN: &str = "a token of more than sixteen bytes";
 
@@ -146,7 +146,8 @@ impl Dialer {
     pub fn open(&mut self, service: &str, bytes: &[u8]) -> u32 {
         let client = Some("192.0.2.7:1234".parse().expect("an address"));
         let local = Some("192.0.2.8:80".parse().expect("an address"));
-        let id = self.session.open(service, client, local, 0, (), Instant::now()).expect("room");
+        let id =
+            self.session.open(Opening { client, local, ..Opening::to(service) }, (), Instant::now()).expect("room");
         self.streams.insert(id, Seen { to_send: bytes.to_vec(), ..Seen::default() });
         id
     }

@@ -219,7 +219,7 @@ async fn a_name_that_leads_to_link_local_addresses_only_is_not_followed() {
     let echo = echo().await;
     let reach = async |name: &str| {
         let address = Address::Host { host: name.to_owned(), port: echo.port() };
-        let opening = Opening { window: 0, hops: 0, service: name.to_owned(), client: None, local: None };
+        let opening = Opening::to(name);
         let mut told = String::new();
         let service = Service { address, ..service(echo) };
         let reached =
@@ -238,8 +238,7 @@ async fn fault_64_opens_and_resets_free_no_place_before_their_dials_are_over() {
     let mut dialer = stage.dialer();
     dialer.connect().await.expect("welcome");
     let mut frames = Vec::new();
-    let opening =
-        crate::session::Opening { window: 16 * 1024, hops: 0, service: "slow".to_owned(), client: None, local: None };
+    let opening = Opening { window: 16 * 1024, ..Opening::to("slow") };
     let payload = opening.encode();
     let header = |id: u32, length: usize, kind| [&id.to_le_bytes()[..], &[length as u8, 0, 0, kind]].concat();
     for id in 1..=900 {

@@ -1,6 +1,5 @@
 //! What the owner of the streams wants.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::Session;
@@ -21,22 +20,14 @@ impl<T> Session<T> {
     }
 
     /// Opens a stream. Data may follow at once. `Err` gives `user` back: the streams or their identifiers are used up.
-    pub fn open(
-        &mut self,
-        service: &str,
-        client: Option<SocketAddr>,
-        local: Option<SocketAddr>,
-        hops: u8,
-        user: T,
-        now: Instant,
-    ) -> Result<u32, T> {
+    pub fn open(&mut self, opening: Opening, user: T, now: Instant) -> Result<u32, T> {
         if !self.can_open() {
             return Err(user);
         }
         self.newest += 1;
         let id = self.newest;
         let window = Window::opened(&mut self.pool, now);
-        let opening = Opening { window: window.size(), hops, service: service.to_owned(), client, local };
+        let opening = Opening { window: window.size(), ..opening };
         let pending = Pending { open: true, ..Pending::default() };
         let stream = Stream {
             user,

@@ -30,13 +30,13 @@ fn a_stream_that_is_over_makes_room_before_the_next_is_opened() {
     let now = Instant::now();
     let limits = Limits { buffer: 1 << 20, peer_buffer: 1 << 20, windows: 1 << 20, streams: 1 };
     let (mut dialer, mut gateway) = (Session::new(true, limits, now), Session::new(false, limits, now));
-    let first = dialer.open("s", None, None, 0, (), now).unwrap();
+    let first = dialer.open(Opening::to("s"), (), now).unwrap();
     talk(&mut dialer, &mut gateway, now);
     talk(&mut gateway, &mut dialer, now);
     // Its end waits to be said while the next stream is opened.
     dialer.finish(first);
     assert!(dialer.is_finished(first) && dialer.release(first).is_some());
-    let next = dialer.open("s", None, None, 0, (), now).unwrap();
+    let next = dialer.open(Opening::to("s"), (), now).unwrap();
     talk(&mut dialer, &mut gateway, now);
     talk(&mut gateway, &mut dialer, now);
     assert!(gateway.get(next).is_some() && gateway.streams() == 1);
@@ -47,16 +47,16 @@ fn what_waits_to_be_opened_when_a_goaway_comes_is_opened_before_it_is_acknowledg
     let now = Instant::now();
     let limits = Limits { buffer: 4096, peer_buffer: 4096, windows: 1 << 20, streams: 100 };
     let (mut dialer, mut gateway) = (Session::new(true, limits, now), Session::new(false, limits, now));
-    let first = dialer.open("s", None, None, 0, (), now).unwrap();
+    let first = dialer.open(Opening::to("s"), (), now).unwrap();
     dialer.emit(u64::MAX, now);
     dialer.fill(first, 4096, |(), slot| (slot.len(), ()));
     // No room to keep more for replay.
-    let waiting = dialer.open("s", None, None, 0, (), now).unwrap();
+    let waiting = dialer.open(Opening::to("s"), (), now).unwrap();
     dialer.emit(u64::MAX, now);
     assert!(dialer.is_full() && !dialer.unopened.is_empty());
     gateway.go_away(GoAwayCode::Draining, Duration::ZERO);
     talk(&mut gateway, &mut dialer, now);
-    assert!(!dialer.can_open() && dialer.open("s", None, None, 0, (), now).is_err());
+    assert!(!dialer.can_open() && dialer.open(Opening::to("s"), (), now).is_err());
     // The connection breaks. The Hello's offset is behind the GOAWAY, and the OPENs come only then.
     gateway.resume(dialer.received(), 0).unwrap();
     dialer.resume(0, dialer.received()).unwrap();
@@ -75,7 +75,7 @@ fn acknowledgements_and_credit_may_wait_unless_the_peer_soon_has_none() {
     let now = Instant::now();
     let limits = Limits { buffer: 1 << 20, peer_buffer: 1 << 20, windows: 4 << 20, streams: 1 };
     let (mut dialer, mut gateway) = (Session::new(true, limits, now), Session::new(false, limits, now));
-    let stream = dialer.open("s", None, None, 0, (), now).unwrap();
+    let stream = dialer.open(Opening::to("s"), (), now).unwrap();
     // `count` bytes arrive and are passed on.
     let mut passes = |gateway: &mut Session<()>, count: usize| {
         dialer.emit(u64::MAX, now);
@@ -114,7 +114,7 @@ fn kept(memory: u64) -> u64 {
     let now = Instant::now();
     let limits = Limits { buffer: 16 << 20, peer_buffer: 16 << 20, windows: 64 << 20, streams: 4 };
     let mut session = Session::new(true, limits, now);
-    let stream = session.open("echo", None, None, 0, (), now).expect("room");
+    let stream = session.open(Opening::to("echo"), (), now).expect("room");
     session.emit(u64::MAX, now);
     session.streams.get_mut(&stream).expect("open").credit = u64::MAX;
     loop {

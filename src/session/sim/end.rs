@@ -12,7 +12,7 @@ use super::streams::{Local, Outcome, Pattern, Plan};
 use super::tally::{Counts, Walker};
 use super::wire::{Connection, Micros, Read, SECOND, Side};
 use crate::session::frame::{FRAME_MAX, ResetCode};
-use crate::session::{GoAwayCode, Limits, Session};
+use crate::session::{GoAwayCode, Limits, Opening, Session};
 
 /// Frames that are no DATA or OPEN, unacknowledged.
 const CONTROL: u64 = 64 * 1024;
@@ -191,14 +191,8 @@ impl End {
     /// Opens the stream of a plan. False: not now.
     pub fn open(&mut self, plan: usize, world: &mut World) -> bool {
         let hops = world.plans[plan].hops;
-        match self.session.open(
-            &plan.to_string(),
-            None,
-            None,
-            hops,
-            Local::new(plan, &world.plans[plan].ends[0], None),
-            world.instant(),
-        ) {
+        let opening = Opening { hops, ..Opening::to(&plan.to_string()) };
+        match self.session.open(opening, Local::new(plan, &world.plans[plan].ends[0], None), world.instant()) {
             Ok(id) => {
                 self.ids[plan] = Some(id);
                 self.begin(plan, id);

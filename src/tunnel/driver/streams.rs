@@ -1,31 +1,22 @@
 //! How streams begin, wait, and end; and what their local sockets have to say.
 
-use std::net::SocketAddr;
-
 use super::Driver;
 use super::local::{Local, LocalSide, Reading};
 use super::sweep::SWEEP;
 use crate::clock;
 use crate::metrics::CloseReason;
-use crate::session::{RefusalCode, ResetCode};
+use crate::session::{Opening, RefusalCode, ResetCode};
 
 impl Driver {
     /// Opens a stream for a client. `Err`: this session takes no more.
-    pub fn open(
-        &mut self,
-        service: &str,
-        client: Option<SocketAddr>,
-        local_address: Option<SocketAddr>,
-        hops: u8,
-        local: Local,
-    ) -> Result<u32, Local> {
+    pub fn open(&mut self, opening: Opening, local: Local) -> Result<u32, Local> {
         if self.session.is_going_away() {
             return Err(local);
         }
         let now = clock::now();
         // Its number is known only then, and so is its bell.
         let side = LocalSide::new(self.ready.bell(0), None, now, self.sweep);
-        match self.session.open(service, client, local_address, hops, side, now) {
+        match self.session.open(opening, side, now) {
             Ok(stream) => {
                 self.settle(stream, local);
                 Ok(stream)

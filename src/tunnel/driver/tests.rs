@@ -14,7 +14,7 @@ use super::*;
 use crate::metrics::LossReason;
 use crate::net::transport::Transport;
 use crate::net::wire::Wire;
-use crate::session::{RefusalCode, Violation};
+use crate::session::{Opening, RefusalCode, Violation};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -87,7 +87,7 @@ impl Road {
                         None => return (near.streams(), far.streams()),
                         Some(Ask::Open(client)) => {
                             let local = Local { transport: Transport::Tcp(client), guard: Box::new(()) };
-                            assert!(near.open("echo", None, None, 0, local).is_ok());
+                            assert!(near.open(Opening::to("echo"), local).is_ok());
                         }
                         Some(Ask::Cut) => {
                             let (told_far, told_near) = (near.freeze(), far.freeze());
@@ -332,7 +332,7 @@ async fn talking() -> (Driver, TcpStream, TcpStream) {
     near.attach(Wire::plain(a), 0, Vec::new(), MS).unwrap();
     let (client, local) = pair().await;
     let local = Local { transport: Transport::Tcp(local), guard: Box::new(()) };
-    assert!(near.open("echo", None, None, 0, local).is_ok());
+    assert!(near.open(Opening::to("echo"), local).is_ok());
     (near, client, peer)
 }
 

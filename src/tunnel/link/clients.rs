@@ -2,6 +2,7 @@
 
 use super::LinkTask;
 use crate::clock;
+use crate::session::Opening;
 use crate::tunnel::client::Client;
 use crate::tunnel::driver::Local;
 
@@ -36,8 +37,9 @@ impl LinkTask {
             }
         };
         let metrics = &self.hub.status.metrics;
+        let opening = Opening { hops, client: peer, local, ..Opening::to(&service) };
         let local_side = Local { transport, guard: Box::new(admitted) };
-        if self.driver.open(&service, peer, local, hops, local_side).is_err() {
+        if self.driver.open(opening, local_side).is_err() {
             // It was asked a moment ago; the socket closes.
             self.slot.one_less();
             return;

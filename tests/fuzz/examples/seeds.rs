@@ -134,7 +134,7 @@ fn frame(stream: u32, kind: u8, payload: &[u8]) -> Vec<u8> {
 
 fn frames() {
     let address: Option<SocketAddr> = Some(([10, 0, 0, 1], 5000).into());
-    let opening = |window| Opening { window, hops: 0, service: "postgres".to_owned(), client: address, local: None };
+    let opening = |window| Opening { window, client: address, ..Opening::to("postgres") };
     let open = |stream, window| frame(stream, Kind::Open as u8, &opening(window).encode());
     let data = |stream, length| frame(stream, Kind::Data as u8, &vec![b'x'; length]);
     let number = |kind: Kind, number: u64| frame(0, kind as u8, &number.to_le_bytes());

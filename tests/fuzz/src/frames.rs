@@ -277,7 +277,7 @@ impl Model {
 
     fn dial(&mut self) {
         let can = self.session.can_open();
-        let opened = self.session.open("service", None, None, 0, (), self.now);
+        let opened = self.session.open(Opening::to("service"), (), self.now);
         assert_eq!(opened.is_ok(), can);
         if let Ok(id) = opened {
             assert_eq!(id, self.newest + 1);
@@ -315,8 +315,7 @@ impl Model {
 
     fn peer_opens(&mut self, skip: u8, window: u32, hops: u8, name: u8) -> Result<(), Violation> {
         let id = self.newest.wrapping_add(u32::from(skip % 8)).max(1);
-        let service = "s".repeat(name.into());
-        let opening = Opening { window, hops, service, client: None, local: None };
+        let opening = Opening { window, hops, ..Opening::to(&"s".repeat(name.into())) };
         let result = self.receive(&frame(id, Kind::Open, &opening.encode()));
         let expected = if name == 0 {
             // No OPEN is so short.

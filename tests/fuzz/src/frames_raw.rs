@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use everlink::session::inbound::{Inbound, Piece};
-use everlink::session::{Incoming, Limits, Session, Violation};
+use everlink::session::{Incoming, Limits, Opening, Session, Violation};
 
 const LIMITS: Limits = Limits { buffer: 1 << 20, peer_buffer: 1 << 20, windows: 8 << 20, streams: 64 };
 /// Windows aside, more than this a session must never hold, whatever comes.
@@ -55,7 +55,7 @@ fn session(bytes: &[u8], slice: usize, dialer: bool, writes: bool) -> Result<(),
     let mut session = Session::new(dialer, LIMITS, now);
     if dialer {
         for _ in 0..3 {
-            assert!(session.open("s", None, None, 0, (), now).is_ok());
+            assert!(session.open(Opening::to("s"), (), now).is_ok());
         }
         write(&mut session, now);
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use arbitrary::{Arbitrary, Unstructured};
 use everlink::session::hello::{Answer, Beats, Code, Hello, Received, Refusal, Resume, Secret, SessionId, Welcome};
-use everlink::session::{Incoming, Limits, Session};
+use everlink::session::{Incoming, Limits, Opening, Session};
 
 const LIMITS: Limits = Limits { buffer: 512 << 10, peer_buffer: 512 << 10, windows: 4 << 20, streams: 8 };
 const STEPS: usize = 300;
@@ -198,7 +198,7 @@ impl World {
     }
 
     fn open(&mut self) {
-        if let Ok(id) = self.ends[DIALER].session.open("s", None, None, 0, Local::default(), self.now) {
+        if let Ok(id) = self.ends[DIALER].session.open(Opening::to("s"), Local::default(), self.now) {
             assert_eq!(id, self.streams + 1);
             self.streams = id;
             for side in [&mut self.wrote, &mut self.got].into_iter().flatten() {

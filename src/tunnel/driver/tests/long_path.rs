@@ -54,7 +54,7 @@ async fn who_only_receives_over_a_long_path_has_few_packets_on_their_way() {
 
     let [(client, ours), (service, theirs)] = [0, 1].map(|_| net(|network| network.pair(USERS, process)));
     let local = |socket| Local { transport: Transport::Memory(socket), guard: Box::new(()) };
-    assert!(near.open("bulk", None, None, 0, local(ours)).is_ok());
+    assert!(near.open(Opening::to("bulk"), local(ours)).is_ok());
     let (mut client, mut service) = (Transport::Memory(client), Transport::Memory(service));
     tokio::spawn(async move { while service.write_all(&[7; 64 * 1024]).await.is_ok() {} });
     let mut theirs = Some(theirs);

@@ -27,11 +27,16 @@ fn fault_60_a_twentieth_of_a_processor_is_slow_and_nobody_is_taken_for_dead() {
     let answered = || road.of("heartbeats_sent_total");
     groups.iter().for_each(|group| group.limit_processor(Some(5)));
     let (began, moved) = (Instant::now(), talks.each_ref().map(Talk::moved));
-    // This fault is the passing of time: five budgets of it.
+    // This fault is the passing of time: five budgets of it, and more on a host that others keep so busy that its own limit
+    // seldom counts.
     std::thread::sleep(Duration::from_secs(20));
-    let times: Vec<_> = groups.iter().zip(throttled).map(|(group, before)| group.throttled() - before).collect();
+    let times = || groups.iter().zip(throttled).map(|(group, before)| group.throttled() - before).collect::<Vec<_>>();
     // Whoever waits for the other is held up less.
-    assert!(times.iter().all(|times| *times > 5) && times.iter().sum::<u64>() > 100, "held up {times:?} times");
+    wait_until("both were held up", || {
+        let times = times();
+        times.iter().all(|times| *times > 5) && times.iter().sum::<u64>() > 100
+    });
+    let times = times();
     println!(
         "held up {times:?} times in {:?}; {:?} bytes there and back, {} beats",
         began.elapsed(),

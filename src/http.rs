@@ -45,6 +45,9 @@ use slots::{Phase, Slots};
 const SEND_BUFFER: usize = 128 * 1024;
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// How often the clock of `/livez` moves on. Every tick wakes a thread of an idle program, twice for the timer's sake: at one
+/// a second that and [the workers'](crate::workers) signs of life were a quarter of what an idle program costs.
+const TICK: Duration = Duration::from_secs(5);
 
 /// The thread that serves. Dropping it ends the thread without waiting; see [`HttpThread::stop`].
 pub struct HttpThread {
@@ -117,7 +120,7 @@ async fn run(
     let mut accepting = accept_on(listeners, &arrivals);
     let slots = Arc::new(Mutex::new(Slots::new(service.limits.connections)));
     let mut connections = JoinSet::new();
-    let mut tick = seconds();
+    let mut tick = ticks();
     loop {
         tokio::select! {
             order = orders.recv() => match order {
@@ -125,7 +128,7 @@ async fn run(
                 None => return,
             },
             _ = tick.tick() => {
-                service.status.ticks.fetch_add(1, Ordering::Relaxed);
+                service.status.ticks.fetch_add(TICK.as_secs(), Ordering::Relaxed);
             }
             Some((stream, local)) = arriving.recv() => {
                 let open = Open::take(&slots);
@@ -141,10 +144,10 @@ async fn run(
     }
 }
 
-/// Ticks once a second, and not faster after a stop: were the time in which the process stood still made up for, every
-/// data loop would seem to have slept.
-fn seconds() -> Interval {
-    let mut tick = interval(Duration::from_secs(1));
+/// Not faster after a stop: were the time in which the process stood still made up for, every data loop would seem to have
+/// slept.
+fn ticks() -> Interval {
+    let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tick
 }

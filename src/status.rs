@@ -46,13 +46,13 @@ pub struct Status {
     /// Commands are taken on an admin socket.
     pub takes_commands: AtomicBool,
     pub loops: Vec<LoopStamp>,
-    /// Ticks once a second on the HTTP thread, so it stands still while the process does.
+    /// Seconds that the HTTP thread has ticked, several at a time; it stands still while the process does.
     pub ticks: AtomicU64,
     /// Counts how often the machine has come back from a suspension.
     pub wakes: watch::Sender<u64>,
 }
 
-/// The last sign of life of one data loop, in ticks of [`Status::ticks`].
+/// The last sign of life of one data loop, by [`Status::ticks`].
 #[derive(Default)]
 pub struct LoopStamp(AtomicU64);
 
@@ -102,7 +102,7 @@ impl Status {
         }
     }
 
-    /// How many ticks ago the slowest data loop was last alive.
+    /// How many seconds ago the slowest data loop was last alive.
     pub fn slowest_loop(&self) -> u64 {
         let now = self.ticks.load(Ordering::Relaxed);
         self.loops.iter().map(|stamp| now.saturating_sub(stamp.0.load(Ordering::Relaxed))).max().unwrap_or(0)

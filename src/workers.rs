@@ -18,8 +18,10 @@ use tokio_util::sync::CancellationToken;
 use crate::net::kernel;
 use crate::status::Status;
 
-/// How often a thread shows that it lives.
+/// How often the first thread looks whether the process stood still, and shows that it lives itself.
 const PULSE: Duration = Duration::from_secs(1);
+/// How often the others show that they live.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 /// A pulse later than this means that the process, or this thread, did not run.
 const STALL: Duration = Duration::from_secs(1);
 /// Clocks read one after the other differ by less.
@@ -130,7 +132,18 @@ pub fn of_process<F: Future>(task: F) -> F {
 #[cfg(test)]
 pub use crate::net::memory::of_process;
 
+async fn show_life(index: usize, status: &Status, stop: &CancellationToken) {
+    while !stop.is_cancelled() {
+        status.stamp(index);
+        let _ = tokio::time::timeout(SIGN_OF_LIFE, stop.cancelled()).await;
+    }
+}
+
 async fn pulse(index: usize, status: &Status, stop: &CancellationToken) {
+    // One thread speaks for the process.
+    if index > 0 {
+        return show_life(index, status, stop).await;
+    }
     let (mut last, mut suspended) = (Instant::now(), kernel::suspended());
     loop {
         status.stamp(index);
@@ -139,8 +152,7 @@ async fn pulse(index: usize, status: &Status, stop: &CancellationToken) {
             () = tokio::time::sleep(PULSE) => {}
         }
         let now = Instant::now();
-        // One thread speaks for the process.
-        if index == 0 && now - last > PULSE + STALL {
+        if now - last > PULSE + STALL {
             status.metrics.process_stalls.inc();
             tracing::warn!(stalled = ?(now - last - PULSE), "this process was stopped or starved");
         }
@@ -148,7 +160,7 @@ async fn pulse(index: usize, status: &Status, stop: &CancellationToken) {
         // No timer has noticed, for they stood still as well: they ring as late as ever, and the other ends have gone.
         let total = kernel::suspended();
         let asleep = total.saturating_sub(std::mem::replace(&mut suspended, total));
-        if index == 0 && asleep > ASLEEP {
+        if asleep > ASLEEP {
             status.metrics.process_stalls.inc();
             status.wakes.send_modify(|wakes| *wakes += 1);
             tracing::warn!(?asleep, "this machine was suspended: every link is asked at once whether it still lives");

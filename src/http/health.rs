@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use crate::status::Status;
 
-/// A data loop silent for so many ticks (seconds of a clock that stops with the process) is stuck.
+/// A data loop silent for so many seconds, by a clock that stops with the process, is stuck.
 pub const LOOP_SILENCE_LIMIT: u64 = 30;
 
 /// One line of `/readyz?verbose`.
@@ -15,12 +15,12 @@ pub struct Check {
     pub text: String,
 }
 
-/// Whether every data loop shows signs of life; else how long the slowest has shown none, in ticks.
+/// Whether every data loop shows signs of life; else for how many seconds the slowest has shown none.
 /// Never an upstream's fault: a restart would not bring it back.
 pub fn live(status: &Status) -> Result<(), u64> {
     match status.slowest_loop() {
         0..=LOOP_SILENCE_LIMIT => Ok(()),
-        ticks => Err(ticks),
+        seconds => Err(seconds),
     }
 }
 
@@ -59,7 +59,7 @@ mod tests {
     use crate::http::example;
 
     #[test]
-    fn a_loop_is_given_thirty_ticks() {
+    fn a_loop_is_given_thirty_seconds() {
         let status = example::status();
         status.ticks.store(30, Ordering::Relaxed);
         assert_eq!(live(&status), Ok(()));

@@ -55,7 +55,7 @@ pub fn route(request: &Request, context: &Context<'_>) -> Response {
         "/metrics" => metrics(request, status),
         "/livez" => match health::live(status) {
             Ok(()) => Response::text(200, "ok"),
-            Err(ticks) => Response::text(503, format!("a data loop has shown no sign of life for {ticks} s")),
+            Err(seconds) => Response::text(503, format!("a data loop has shown no sign of life for {seconds} s")),
         },
         "/startupz" if health::started(status) => Response::text(200, "ok"),
         "/startupz" => Response::text(503, "the configuration is not in yet, or a listener not bound"),

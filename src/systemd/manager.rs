@@ -44,7 +44,7 @@ struct Extended {
 struct Watchdog {
     every: Duration,
     next: Instant,
-    /// The tick of [`Status::ticks`] seen last, and when it was new.
+    /// The count of [`Status::ticks`] seen last, and when it was new.
     ticks: (u64, Instant),
 }
 

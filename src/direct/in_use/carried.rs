@@ -144,7 +144,7 @@ impl Carried {
 
     /// Whether bytes came from the upstream since this was last asked.
     pub(super) fn has_received(&self) -> bool {
-        self.received.swap(false, Ordering::Relaxed)
+        take(&self.received)
     }
 
     /// How many looks, of which `now` is the last, there were since a byte moved.
@@ -168,7 +168,7 @@ impl Carried {
     }
 
     pub(super) fn sustain(&self, heartbeat: &config::Heartbeat) {
-        if !self.sustained.swap(true, Ordering::Relaxed) {
+        if !self.sustained.load(Ordering::Relaxed) && !self.sustained.swap(true, Ordering::Relaxed) {
             self.upstream.sustain(heartbeat);
         }
     }
@@ -200,6 +200,11 @@ impl Carried {
     }
 }
 
+/// Whether a flag was set; it is not any more. Most connections are idle at most looks: only what is set is written.
+fn take(flag: &AtomicBool) -> bool {
+    flag.load(Ordering::Acquire) && flag.swap(false, Ordering::AcqRel)
+}
+
 impl Side {
     fn new(fd: Option<RawFd>) -> Self {
         let (acknowledged, since) = (AtomicU64::new(NOTHING), AtomicU64::new(0));
@@ -217,7 +222,7 @@ impl Side {
     pub(super) fn is_dead(&self, now: u64, heartbeat: &config::Heartbeat, due: &mut Option<Duration>) -> bool {
         let Some(fd) = self.fd else { return false };
         // Cleared before the look: bytes sent during it are looked at the next time.
-        if !self.stirred.swap(false, Ordering::AcqRel) {
+        if !take(&self.stirred) {
             return false;
         }
         let Ok(info) = kernel::tcp_info(fd) else { return false };

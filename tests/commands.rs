@@ -526,10 +526,12 @@ fn on_a_terminal_the_demo_stops_its_server_and_the_link_falls_and_returns() {
         let body = get(at(ports[2]), "/metrics").expect("answered").1;
         harness::sum(&body, "everlink_link_reconnects_total", "echo") == 2.0
     });
+    let shown = || std::fs::read_to_string(place.at("typescript")).expect("read");
+    eventually("and the demo's own client", || shown().contains("the server is back after"));
     terminal.type_line("q");
     eventually("ended", || terminal.child.try_wait().expect("waited").is_some_and(|status| status.success()));
     terminal.ended = true;
-    let shown = std::fs::read_to_string(place.at("typescript")).expect("read");
+    let shown = shown();
     for told in [
         // At the start, on a key that means nothing, after the cut, after the stop, at the end.
         "status --watch",

@@ -198,6 +198,10 @@ fn with_one_link_new_clients_go_to_another_gateway_too_and_the_session_is_found_
     talks(&mut old, b"at the first");
     a.way.refuse(true);
     assert_eq!(a.way.cut(How::Reset), 1);
+    // Who comes before that is the lost session's, and waits for it.
+    wait_until("the loss is noticed", || {
+        metric(&sidecar, "link_losses_total{reason=\"reset\",upstream=\"site\"}") == 1.0
+    });
     let mut new = connect_to(door);
     talks(&mut new, b"at the other");
     assert_eq!((a.sessions(), b.sessions()), (1, 1));

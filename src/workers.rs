@@ -139,6 +139,7 @@ async fn show_life(index: usize, status: &Status, stop: &CancellationToken) {
     }
 }
 
+/// Renews the first thread's stamp, and counts the times the process was stalled; the others only renew theirs.
 async fn pulse(index: usize, status: &Status, stop: &CancellationToken) {
     // One thread speaks for the process.
     if index > 0 {
@@ -184,5 +185,27 @@ mod tests {
         .await;
         assert_eq!(runs, 3);
         assert_eq!(begun.elapsed(), 2 * AFTER_PANIC);
+    }
+
+    /// Else `/livez` would fail after half a minute, and whoever asks it would start everything anew.
+    #[tokio::test(start_paused = true)]
+    async fn every_thread_goes_on_showing_that_it_lives() {
+        let status = Status::new(crate::metrics::Metrics::new().unwrap(), 3);
+        let stop = CancellationToken::new();
+        let threads: Vec<_> = (0..3)
+            .map(|index| {
+                let (status, stop) = (status.clone(), stop.clone());
+                tokio::spawn(async move { pulse(index, &status, &stop).await })
+            })
+            .collect();
+        for _ in 0..60 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            status.ticks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            assert!(status.slowest_loop() <= SIGN_OF_LIFE.as_secs() + 1, "{}", status.slowest_loop());
+        }
+        stop.cancel();
+        for thread in threads {
+            thread.await.unwrap();
+        }
     }
 }

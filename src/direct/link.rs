@@ -325,9 +325,9 @@ impl LinkTask {
             return self.hand_out(now, client);
         }
         let Some(connection) = &mut self.connection else { return };
-        let stream = &connection.opened.transport;
+        let transport = &connection.opened.transport;
         let verdict = connection.heartbeat.tick(now, || {
-            stream.tcp_info().ok().map(|info| Delivery {
+            transport.tcp_info().ok().map(|info| Delivery {
                 all_acknowledged: info.unacked == 0 && info.notsent_bytes == 0,
                 acknowledged: info.bytes_acked,
                 last_acknowledged: info.last_ack_received,

@@ -45,6 +45,8 @@ pub mod log;
 pub mod metrics;
 pub mod net;
 #[cfg(test)]
+mod port;
+#[cfg(test)]
 mod seeds;
 pub mod session;
 pub mod status;

@@ -2,6 +2,8 @@
 
 #[path = "program/harness.rs"]
 mod harness;
+#[path = "../src/port.rs"]
+mod port;
 
 use std::io::Write;
 use std::net::SocketAddr;

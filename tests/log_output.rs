@@ -2,6 +2,8 @@
 
 #[path = "program/harness.rs"]
 mod harness;
+#[path = "../src/port.rs"]
+mod port;
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -16,6 +16,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use everlink::config::{self, Class};
 
+use common::port;
 use common::server::Server;
 use harness::{Flow, Place, Program, eventually, free_port};
 use tls::Authority;

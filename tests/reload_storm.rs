@@ -3,6 +3,8 @@
 
 #[path = "program/harness.rs"]
 mod harness;
+#[path = "../src/port.rs"]
+mod port;
 
 use std::fs;
 use std::io::Write;

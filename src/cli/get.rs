@@ -264,9 +264,7 @@ mod tests {
 
     #[test]
     fn nobody_there_is_told_with_what_to_look_at() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        drop(listener);
+        let url = format!("http://{}", crate::port::nobody());
         let text = get(&url, "/livez").unwrap_err().to_string();
         assert!(text.contains("refused") && text.contains("is everlink running"), "{text}");
     }

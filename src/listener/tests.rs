@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::http::example;
+use crate::port::nobody;
 
 /// Keeps whoever arrives.
 struct Kept {
@@ -147,8 +148,7 @@ async fn a_forward_that_is_added_or_goes_leaves_the_others_where_they_are() {
 #[tokio::test]
 async fn two_forwards_can_swap_their_ports() {
     let mut stage = Stage::set();
-    let free = || std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("bound");
-    let [one, other] = [free(), free()];
+    let [one, other] = [nobody(), nobody()];
     stage.change(&[("postgres", ListenAddress::Tcp(one)), ("cache", ListenAddress::Tcp(other))]);
     stage.change(&[("postgres", ListenAddress::Tcp(other)), ("cache", ListenAddress::Tcp(one))]);
     let _client = TcpStream::connect(one).expect("connected");

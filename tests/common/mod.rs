@@ -1,6 +1,8 @@
 //! What the tests share: an everlink inside the test process, plain servers, and waiting for conditions.
 #![allow(dead_code)] // each test binary uses its own part
 
+#[path = "../../src/port.rs"]
+pub mod port;
 pub mod process;
 pub mod program;
 pub mod prometheus;
@@ -8,7 +10,7 @@ pub mod server;
 pub mod sockets;
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,8 @@ use everlink::surroundings::Surroundings;
 use everlink::workers::{Layout, Workers};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+
+pub use port::nobody;
 
 /// Nothing a test waits for takes longer than this, even on a machine under load.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -101,11 +105,6 @@ pub fn ping_lines() -> Beat {
 
 pub fn local() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
-}
-
-/// An address where nobody listens.
-pub fn nobody() -> SocketAddr {
-    TcpListener::bind(local()).expect("bound").local_addr().expect("an address")
 }
 
 /// A client of an everlink.

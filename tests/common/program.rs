@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -15,6 +15,7 @@ use everlink::http::report::{Report, UpstreamReport};
 use tempfile::TempDir;
 
 use super::PATIENCE;
+pub use super::port::free_port;
 
 /// Waits until `condition` holds; says `what` if it never does.
 pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
@@ -27,16 +28,6 @@ pub fn wait_within(limit: Duration, what: &str, mut condition: impl FnMut() -> b
     while !condition() {
         assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
         std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// A port of this machine that nobody listens on, outside the range from which the kernel picks ports for others.
-pub fn free_port() -> u16 {
-    loop {
-        let port = fastrand::u16(10_000..32_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
     }
 }
 

@@ -20,7 +20,7 @@ pub struct Server {
 
 impl Server {
     pub fn start(handle: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static) -> Self {
-        Self::start_at(super::local(), handle)
+        Self::start_at(super::nobody(), handle)
     }
 
     /// Starts on a fixed address: after a restart.

@@ -2,7 +2,7 @@
 #![allow(dead_code)] // each test binary uses its own part
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+pub use crate::port::{free_port, nobody};
 
 pub const EVERLINK: &str = env!("CARGO_BIN_EXE_everlink");
 /// Nothing a test waits for takes longer than this, even on a machine under load.
@@ -298,11 +300,6 @@ pub fn sum(metrics: &str, family: &str, with: &str) -> f64 {
     lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
 }
 
-/// A port nobody listens on at this moment.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address").port()
-}
-
 /// One server for any number of connections: answers `ping` by `pong`, echoes all else. Ends when dropped.
 pub struct Echo {
     pub address: SocketAddr,
@@ -312,7 +309,7 @@ pub struct Echo {
 
 impl Echo {
     pub fn start() -> Self {
-        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)))
+        Self::start_at(nobody())
     }
 
     pub fn start_at(address: SocketAddr) -> Self {

@@ -24,7 +24,10 @@ fn it_is_ready_when_it_serves_and_not_before() {
         let place = Place::new(&format!("http.listen = \"127.0.0.1:{http}\"\n{many}{last}"));
         let command = ear.command(&place);
         let mut program = Program::spawn(place, command);
-        ear.until_told("READY=1", 1);
+        eventually("ready", || {
+            assert!(program.is_running(), "it ended: {:?} {:?}", program.log(), program.errors());
+            ear.count("READY=1") == 1
+        });
         assert_eq!(exchange(([127, 0, 0, 1], port).into(), b"hello").expect("served"), b"hello");
         assert_eq!(get(([127, 0, 0, 1], http).into(), "/startupz").expect("served").0, 200);
         assert!(ear.messages()[0].starts_with("READY=1\nSTATUS="), "{:?}", ear.messages());

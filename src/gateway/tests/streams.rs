@@ -3,6 +3,7 @@
 use super::*;
 use crate::link::resolve::Sources;
 use crate::net::proxy_protocol::{self, Parsed};
+use crate::port::nobody;
 use crate::session::{Opening, RefusalCode, ResetCode};
 use tokio::net::TcpStream;
 
@@ -65,8 +66,7 @@ async fn services_are_looked_up_at_every_open_and_streams_that_stand_stay() {
 
 #[tokio::test]
 async fn a_service_that_is_down_refuses_only_its_own_streams() {
-    let (address, listener) = server().await;
-    drop(listener);
+    let address = nobody();
     let stage = Stage::set_with(|settings| {
         settings.services.insert("down".to_owned(), service(address));
         let path = Address::Unix("/nowhere/socket".into());
@@ -90,10 +90,7 @@ async fn a_service_that_is_down_refuses_only_its_own_streams() {
 
 #[tokio::test]
 async fn a_stream_waits_for_a_service_that_restarts() {
-    let (address, listener) = server().await;
-    drop(listener);
-    let (away, gone) = server().await;
-    drop(gone);
+    let (address, away) = (nobody(), nobody());
     let stage = Stage::set_with(|settings| {
         settings.services.insert("restarts".to_owned(), service(address));
         settings.services.insert("away".to_owned(), service(away));

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::http::example;
 use crate::link::resolve::Resolver;
+use crate::port::free_port;
 use crate::status::Status;
 
 /// Remembers what it was told.
@@ -74,12 +75,6 @@ fn at(ports: &[u16]) -> Arc<config::Gateway> {
     Arc::new(config::Gateway { listen, ..example::gateway() })
 }
 
-/// A port that is free at this moment.
-fn free() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
-    listener.local_addr().expect("bound").port()
-}
-
 struct Stage {
     far_end: FarEnd,
     fake: Arc<Fake>,
@@ -116,7 +111,7 @@ impl Stage {
 #[test]
 fn sockets_are_kept_by_address_bound_when_new_and_closed_when_gone() {
     let mut stage = Stage::set();
-    let [one, other] = [free(), free()];
+    let [one, other] = [free_port(), free_port()];
     stage.change(Some(at(&[one]))).expect("bound");
     assert_eq!(stage.fake.take_told(), ["apply", "serve"]);
     let client = TcpStream::connect(("127.0.0.1", one)).expect("it listens");
@@ -142,11 +137,11 @@ fn sockets_are_kept_by_address_bound_when_new_and_closed_when_gone() {
 #[test]
 fn an_address_that_cannot_be_had_changes_nothing() {
     let mut stage = Stage::set();
-    let mine = free();
+    let mine = free_port();
     stage.change(Some(at(&[mine]))).expect("bound");
     stage.fake.take_told();
     let taken = TcpListener::bind("127.0.0.1:0").expect("bound");
-    let errors = stage.change(Some(at(&[taken.local_addr().expect("bound").port(), free()]))).expect_err("taken");
+    let errors = stage.change(Some(at(&[taken.local_addr().expect("bound").port(), free_port()]))).expect_err("taken");
     assert!(
         matches!(errors.as_slice(), [error] if error.starts_with("gateway.listen: cannot listen on ")),
         "{errors:?}"
@@ -157,7 +152,7 @@ fn an_address_that_cannot_be_had_changes_nothing() {
 #[test]
 fn a_wildcard_takes_over_from_its_own_address_and_gives_it_back_if_the_change_does_not_come() {
     let mut stage = Stage::set();
-    let port = free();
+    let port = free_port();
     stage.change(Some(at(&[port]))).expect("bound");
     let mut wild = config::Gateway::clone(&at(&[]));
     wild.listen = vec![([0, 0, 0, 0], port).into(), "192.0.2.1:1".parse().expect("an address")];
@@ -184,7 +179,7 @@ fn other_files_are_read_and_handed_over() {
 #[test]
 fn a_gateway_that_goes_closes_its_sockets_first_and_its_streams_are_waited_for() {
     let mut stage = Stage::set();
-    let port = free();
+    let port = free_port();
     stage.change(Some(at(&[port]))).expect("bound");
     stage.fake.take_told();
     stage.change(None).expect("nothing can fail");
@@ -200,7 +195,7 @@ fn a_gateway_that_goes_closes_its_sockets_first_and_its_streams_are_waited_for()
 #[test]
 fn at_the_end_nothing_listens_and_what_is_left_is_cut() {
     let mut stage = Stage::set();
-    stage.change(Some(at(&[free()]))).expect("bound");
+    stage.change(Some(at(&[free_port()]))).expect("bound");
     stage.far_end.drain();
     stage.fake.take_told();
     assert_eq!(stage.far_end.stop(), 2);

@@ -161,6 +161,16 @@ impl LinkTask {
 
     fn woken(&mut self, now: Instant) {
         let orders = self.slot.take_orders();
+        if let Some(drill) = self.slot.take_drill() {
+            self.begin_drill(now, drill);
+        }
+        // Before any order: it was sent to what the link was, and nobody is any more once the link is told to stop.
+        if let Some(client) = self.slot.take_given() {
+            if let Some(connection) = &mut self.connection {
+                connection.offered = false;
+            }
+            self.hand_out(now, client);
+        }
         if orders & order::STOP != 0 {
             self.handle(now, Input::Stop);
         }
@@ -182,15 +192,6 @@ impl LinkTask {
         {
             connection.heartbeat.ask_at_once(now);
             connection.look_at = now;
-        }
-        if let Some(drill) = self.slot.take_drill() {
-            self.begin_drill(now, drill);
-        }
-        if let Some(client) = self.slot.take_given() {
-            if let Some(connection) = &mut self.connection {
-                connection.offered = false;
-            }
-            self.hand_out(now, client);
         }
     }
 

@@ -10,7 +10,7 @@ use crate::config::{Address, Balance, Beat, Heartbeat, InUse, Jitter, Limits, Re
 use crate::link::drill;
 use crate::link::resolve::Resolver;
 use crate::listener::client::Socket;
-use crate::metrics::Metrics;
+use crate::metrics::{DialOutcome, Label, Metrics};
 use crate::net::rehearsal::Kind;
 use crate::status::Status;
 
@@ -130,6 +130,21 @@ async fn fault_61_a_link_whose_task_panics_is_replaced_under_backoff_and_the_oth
         let shown = || pool.status.metrics.retry_delay.get() / expected.as_secs_f64();
         until("it waits", || (0.8..=1.0).contains(&shown())).await;
     }
+}
+
+/// A link learns of its client a moment after it was given it, and of its end as late.
+#[tokio::test]
+async fn a_client_given_to_a_link_that_is_told_to_stop_at_that_moment_is_carried_by_it() {
+    let mut keeper = kept().await;
+    keeper.fill();
+    let pool = keeper.pool.clone();
+    until("both up", || up(&pool) == 2).await;
+    let client = client(&pool).await;
+    pool.close();
+    keeper.slots.values().for_each(|slot| slot.tell(order::STOP));
+    is_served(client).await;
+    let dials = pool.status.metrics.dials[DialOutcome::Ok.index()].get();
+    assert_eq!(dials, 2, "by no connection of its own");
 }
 
 #[tokio::test]

@@ -88,6 +88,38 @@ async fn fault_53_a_removed_upstream_closes_its_listener_drains_its_connections_
     eventually("and so is every task of it", || everlink.tasks() == 0).await;
 }
 
+/// More of them than links: whoever has none yet came before the upstream went, and its server answers.
+#[tokio::test]
+async fn who_waits_when_its_upstream_goes_is_served_if_the_server_answers() {
+    for _ in 0..10 {
+        let server = Server::start(echo);
+        let mut everlink = Everlink::start(upstream(server.address));
+        everlink.until_up(2).await;
+        let (status, clients) = (everlink.upstream.clone(), (0..20).map(|_| everlink.connect()).collect::<Vec<_>>());
+        everlink.change(Vec::new()).unwrap_or_else(|_| panic!("nothing to bind"));
+        for client in &clients {
+            says_and_hears(client, b"a connection of its own");
+        }
+        drop(clients);
+        let refused = || (status.refused(RefuseReason::LinkDown), status.refused(RefuseReason::Limit));
+        assert_eq!(refused(), (0, 0));
+        eventually("the upstream is gone", || everlink.status.upstreams().is_empty() && everlink.tasks() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn who_waits_when_its_upstream_goes_is_refused_if_the_server_does_not_answer() {
+    let mut settings = upstream(nobody());
+    settings.limits.wait = Duration::from_secs(60);
+    let mut everlink = Everlink::start(settings);
+    let status = everlink.upstream.clone();
+    let client = everlink.connect();
+    eventually("it waits", || status.metrics.waiting.get() == 1).await;
+    everlink.change(Vec::new()).unwrap_or_else(|_| panic!("nothing to bind"));
+    assert_eq!(end_of(&client), Ok(Vec::new()));
+    eventually("counted", || status.refused(RefuseReason::LinkDown) == 1).await;
+}
+
 #[tokio::test]
 async fn an_upstream_that_comes_back_under_its_name_is_not_disturbed_by_what_drains() {
     let server = Server::start(echo);

@@ -346,11 +346,13 @@ impl Keeper {
         while self.links.join_next().await.is_some() {}
         let limit = *self.drain.borrow();
         let gone = async {
-            while self.pool.in_use.open() > 0 {
+            while self.pool.present.count() > 0 || self.pool.in_use.open() > 0 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        if tokio::time::timeout(limit, gone).await.is_err() {
+        let in_time = tokio::time::timeout(limit, gone).await.is_ok();
+        self.pool.end();
+        if !in_time {
             let cut = self.pool.in_use.tell_all(Order::Drained);
             tracing::warn!(upstream = self.pool.name, connections = cut, "drain is over: what is left is reset");
             let deadline = Instant::now() + CUT_WITHIN;

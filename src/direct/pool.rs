@@ -72,6 +72,8 @@ pub struct Pool {
     speaks_first: AtomicBool,
     /// The upstream goes: that its last link ends is no trouble.
     leaving: AtomicBool,
+    /// It has gone: nobody is carried any more.
+    gone: AtomicBool,
     next_link: AtomicU64,
     /// Why a link was last lost, for the record of the outage.
     last_trouble: ArcSwap<String>,
@@ -127,6 +129,7 @@ impl Pool {
             answering: AtomicBool::new(false),
             speaks_first: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
             next_link: AtomicU64::new(1),
             last_trouble: ArcSwap::from_pointee("not connected yet".to_owned()),
             scout: AtomicU64::new(0),

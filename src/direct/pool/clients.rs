@@ -35,9 +35,13 @@ impl Pool {
             slot.give(client);
             return;
         }
+        if queue.waiting.is_closed() {
+            drop(queue);
+            return self.serve_last(client);
+        }
         // `wait` is for a link that is down; while the upstream answers, a connection is under way.
         let down = limits.wait.is_zero() && !self.is_answering();
-        let refused = if queue.waiting.is_closed() || down {
+        let refused = if down {
             Some(RefuseReason::LinkDown)
         } else if queue.waiting.len() >= limits.waiting {
             Some(RefuseReason::Limit)
@@ -107,8 +111,8 @@ impl Pool {
         self.queue().dialling > 0
     }
 
-    /// The upstream goes: nobody waits any more, nobody is let in.
-    pub fn close(&self) {
+    /// The upstream goes: nobody waits for its links any more.
+    pub fn close(self: &Arc<Self>) {
         self.leaving.store(true, Ordering::Relaxed);
         self.status.draining.store(true, Ordering::Relaxed);
         let waiting = {
@@ -116,8 +120,29 @@ impl Pool {
             queue.ready.clear();
             queue.waiting.close()
         };
-        let refuse = |client: Client| self.present.refuse(client.socket, RefuseReason::LinkDown, "its upstream goes");
-        waiting.into_iter().for_each(refuse);
+        waiting.into_iter().for_each(|client| self.serve_last(client));
+    }
+
+    /// It has gone, and so has everybody's time.
+    pub fn end(&self) {
+        self.gone.store(true, Ordering::Relaxed);
+    }
+
+    /// Who came before the upstream went, and has no link, has a connection of its own if the server answers.
+    fn serve_last(self: &Arc<Self>, client: Client) {
+        let refuse = |pool: &Self, client: Client| {
+            pool.present.refuse(client.socket, RefuseReason::LinkDown, "its upstream goes");
+        };
+        if !self.is_answering() {
+            return refuse(self, client);
+        }
+        let pool = self.clone();
+        self.worker().1.spawn(async move {
+            match pool.open(0).await {
+                Ok(opened) if !pool.gone.load(Ordering::Relaxed) => pool.carry(client, opened, Vec::new()),
+                _ => refuse(&pool, client),
+            }
+        });
     }
 }
 

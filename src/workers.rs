@@ -163,8 +163,8 @@ async fn pulse(index: usize, status: &Status, stop: &CancellationToken) {
         let asleep = total.saturating_sub(std::mem::replace(&mut suspended, total));
         if asleep > ASLEEP {
             status.metrics.process_stalls.inc();
-            status.wakes.send_modify(|wakes| *wakes += 1);
             tracing::warn!(?asleep, "this machine was suspended: every link is asked at once whether it still lives");
+            status.wakes.send_modify(|wakes| *wakes += 1);
         }
     }
 }

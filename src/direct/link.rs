@@ -360,14 +360,17 @@ impl LinkTask {
     fn handle(&mut self, now: Instant, input: Input) {
         let before = self.machine.state();
         let action = self.machine.handle(now, input);
-        match action {
-            Some(Action::Dial) => self.start_dial(),
-            Some(Action::Close) if input != Input::Stop => {
-                self.connection = None;
-                self.dialling = None;
+        let closed = match action {
+            Some(Action::Dial) => {
+                self.start_dial();
+                None
             }
-            Some(Action::Close) | None => {}
-        }
+            Some(Action::Close) if input != Input::Stop => {
+                self.dialling = None;
+                self.connection.take()
+            }
+            Some(Action::Close) | None => None,
+        };
         let after = self.machine.state();
         if before != after {
             match (before, after) {
@@ -384,8 +387,15 @@ impl LinkTask {
                 }
                 _ => {}
             }
-            self.publish();
+            // That it came up is shown by `came_up`, when all that goes with it is.
+            let came_up =
+                matches!((before, after), (State::Connecting { .. } | State::Proving { .. }, State::Up { .. }));
+            if !came_up {
+                self.publish();
+            }
         }
+        // Not before: with it the upstream may be down, and no link is to be shown as up by then.
+        drop(closed);
     }
 
     fn start_dial(&mut self) {

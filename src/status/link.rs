@@ -76,17 +76,20 @@ impl LinkStatus {
         self.session.store(figures);
     }
 
-    /// Changes the view; the gauge of links by state follows.
+    /// Changes the view; the gauge of links by state follows: whoever reads of a state there finds the link in it.
     pub fn update(&self, change: impl FnOnce(&mut LinkView)) {
         let mut view = LinkView::clone(&self.view.load());
         let before = view.state;
         change(&mut view);
-        if view.state != before {
+        let after = view.state;
+        if after != before {
             view.since = SystemTime::now();
-            self.metrics.links[before.index()].dec();
-            self.metrics.links[view.state.index()].inc();
         }
         self.view.store(Arc::new(view));
+        if after != before {
+            self.metrics.links[before.index()].dec();
+            self.metrics.links[after.index()].inc();
+        }
     }
 }
 

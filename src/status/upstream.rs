@@ -183,7 +183,6 @@ impl UpstreamStatus {
             return Duration::ZERO;
         }
         let now = SystemTime::now();
-        self.metrics.set_alive(alive);
         let since = self.up_since.swap(Arc::new(now));
         if alive {
             let _ = self.first_up.set(now);
@@ -204,6 +203,8 @@ impl UpstreamStatus {
             }
             outages
         });
+        // Last: whoever reads of it there finds the outage told.
+        self.metrics.set_alive(alive);
         now.duration_since(*since).unwrap_or_default()
     }
 }

@@ -302,8 +302,9 @@ impl Everlink {
         self.upstream.links_in(state)
     }
 
+    /// Until so many links are up, and with them the upstream.
     pub async fn until_up(&self, links: i64) {
-        eventually("links up", || self.links(LinkState::Up) == links).await;
+        eventually("links up", || self.links(LinkState::Up) == links && self.is_up()).await;
     }
 
     pub fn losses(&self, reason: LossReason) -> u64 {

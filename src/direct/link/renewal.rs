@@ -8,6 +8,8 @@ use crate::metrics::LossReason;
 
 /// The first renewal of a link to a server that has just come back.
 const SETTLE: Duration = Duration::from_secs(1);
+/// And no more of them once it has stood so long: PostgreSQL's recovery of a crash may take minutes.
+const SETTLED: Duration = Duration::from_secs(600);
 
 impl LinkTask {
     /// Dials the next connection while this one serves on.
@@ -46,11 +48,32 @@ impl LinkTask {
     /// When a connection that was made while its server came back is to be made anew. What a server is when it accepts it may
     /// remain for that connection: to one that PostgreSQL accepted while it started it says so a minute later, too, and for one
     /// that it accepted while it shut down it waits. Nothing shows on a connection without beats; so it is renewed after a
-    /// second, two, four, until the server has stood for `retry.stable_after`.
+    /// second, two, four, until the server has stood for [`SETTLED`].
     fn settles_at(&self) -> Option<Instant> {
-        let (connection, back) = (self.connection.as_ref()?, self.back?);
-        let stood = connection.opened.at.saturating_duration_since(back);
-        let unsure = !connection.dialogue.speaks() && stood < self.known.retry.stable_after;
-        unsure.then(|| connection.opened.at + stood.max(SETTLE))
+        let connection = self.connection.as_ref().filter(|connection| !connection.dialogue.speaks())?;
+        anew_at(connection.opened.at, self.back?)
+    }
+}
+
+/// When a connection that was made at this time is made anew, by a server that came back before.
+fn anew_at(made: Instant, back: Instant) -> Option<Instant> {
+    let stood = made.saturating_duration_since(back);
+    (stood < SETTLED).then(|| made + stood.max(SETTLE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A recovery is over after this or that time: nobody has a connection made in it for longer than twice that.
+    #[test]
+    fn connections_made_in_a_recovery_are_made_anew_at_twice_the_age_of_its_server() {
+        let back = Instant::now();
+        let (mut made, mut all) = (back, Vec::new());
+        while let Some(next) = anew_at(made, back) {
+            all.push((next - back).as_secs());
+            made = next;
+        }
+        assert_eq!(all, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]);
     }
 }

@@ -136,11 +136,13 @@ impl Keeper {
     /// Clients wait while every session is searched for, and a gateway is up that has none of them: one link gives its place
     /// to a fresh one, which goes there, and searches on for the sake of its streams.
     fn make_way(&self) {
-        let mut staying = self.slots.values().filter(|slot| slot.stays());
+        let staying = self.slots.values().filter(|slot| slot.stays());
         if staying.clone().any(|slot| slot.fresh.load(Ordering::Acquire)) || !self.hub.is_waited_for() {
             return;
         }
-        if let Some(slot) = staying.find(|slot| slot.searches.load(Ordering::Acquire)) {
+        // The oldest, so that the same run is the same run again.
+        let searching = staying.filter(|slot| slot.searches.load(Ordering::Acquire)).min_by_key(|slot| slot.id);
+        if let Some(slot) = searching {
             tracing::info!(
                 upstream = self.hub.name,
                 link = slot.id,

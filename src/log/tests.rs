@@ -36,6 +36,12 @@ impl Page {
     fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
+
+    /// The text once it has so many lines, or more: on a busy host they come when the writer's thread does.
+    fn lines(&self, count: usize) -> String {
+        until("all lines are written", || self.text().matches('\n').count() >= count);
+        self.text()
+    }
 }
 
 impl Write for Page {
@@ -74,7 +80,7 @@ fn level_and_format_change_while_running() {
         tracing::warn!("five");
     });
     drop(handle);
-    let text = page.text();
+    let text = page.lines(3);
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines.len(), 3, "{text}");
     let two: serde_json::Value = serde_json::from_str(lines[0]).unwrap();
@@ -111,7 +117,7 @@ fn fields_of_a_stranger_stay_on_their_line() {
         span.exit();
     });
     drop(handle);
-    let text = page.text();
+    let text = page.lines(1);
     assert_eq!(text.matches('\n').count(), 1, "{text:?}");
     assert!(!text.contains('\x1b'), "{text:?}");
 }

@@ -128,7 +128,7 @@ async fn fault_61_a_link_whose_task_panics_is_replaced_under_backoff_and_the_oth
         let ended = keeper.links.join_next_with_id().await.expect("it ended");
         keeper.panicked(&ended.expect_err("it panicked"));
         let shown = || pool.status.metrics.retry_delay.get() / expected.as_secs_f64();
-        until("it waits", || (0.8..=1.0).contains(&shown())).await;
+        until("it waits", || (0.6..=1.0).contains(&shown())).await;
     }
 }
 

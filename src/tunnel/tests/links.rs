@@ -167,9 +167,10 @@ async fn dials_that_others_take_the_place_of_are_counted() {
     let stage = Stage::set_with(|_| {}, hurried).await;
     stage.is_up().await;
     let mut client = stage.carried().await;
-    stage.hub.drill(Order { kind: Kind::Blackhole, time: Duration::from_secs(4) }).expect("a link is up");
+    stage.hub.drill(Order { kind: Kind::Blackhole, time: 10 * PATIENCE }).expect("a link is up");
     let timeouts = || stage.hub.status.metrics.dials[DialOutcome::Timeout.index()].get();
     eventually("it is counted", || timeouts() > 0).await;
+    stage.hub.stop_drill().expect("it is on");
     assert_eq!(say(&mut client, b"healed").await, b"healed");
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use everlink::net::proxy_protocol::{self, Parsed};
 
-use super::road::{Plan, QUICK, Road, Trust, connect_to, end_of, ends, is_reset, reset, talks};
+use super::road::{CALM, Plan, Road, Trust, connect_to, end_of, ends, is_reset, reset, talks};
 use super::traffic::{Pace, Talk, fill};
 use crate::common::PATIENCE;
 use crate::common::program::{directory, wait_until};
@@ -25,7 +25,7 @@ fn carries(trust: Trust) {
         }
     });
     let more = format!(
-        "{QUICK}[[upstreams.site.forwards]]\nlisten = \"unix:{}\"\nservice = \"echo\"\n\
+        "{CALM}[[upstreams.site.forwards]]\nlisten = \"unix:{}\"\nservice = \"echo\"\n\
          [[upstreams.site.forwards]]\nlisten = \"127.0.0.1:0\"\nservice = \"unix\"\n",
         door.display()
     );
@@ -124,6 +124,7 @@ fn fault_33_a_reset_is_carried_through_a_tunnel_as_one() {
     wait_until("counted", || road.closed("client_reset") == 1.0);
 
     // With bytes that nobody has read.
+    wait_until("the first is over", || service.live() == 0);
     let mut client = road.connect("fickle");
     client.write_all(b"stay and get much").expect("sent");
     wait_until("it is there", || service.live() == 1);
@@ -161,7 +162,7 @@ fn fault_33_a_service_that_resets_is_heard_by_its_client() {
 
 #[test]
 fn a_service_that_cannot_be_had_is_refused_by_a_reset_and_counted() {
-    let more = format!("{QUICK}[[upstreams.site.forwards]]\nlisten = \"127.0.0.1:0\"\nservice = \"unheard-of\"\n");
+    let more = format!("{CALM}[[upstreams.site.forwards]]\nlisten = \"127.0.0.1:0\"\nservice = \"unheard-of\"\n");
     let road = Plan { services: &[("dead", nobody())], sidecar: &more, ..Plan::default() }.build();
     let before = road.held();
     for (n, service) in ["dead", "unheard-of"].into_iter().enumerate() {
@@ -171,8 +172,7 @@ fn a_service_that_cannot_be_had_is_refused_by_a_reset_and_counted() {
         assert!(is_reset(&ended), "{service}: {ended:?}");
         wait_until("counted", || road.closed("service_refused") == (n + 1) as f64);
     }
-    let log = road.gateway().log();
-    assert!(log.contains("a stream was refused"), "{log}");
+    wait_until("told", || road.gateway().log().contains("a stream was refused"));
     talks(&mut road.connect("echo"), b"others are served");
     road.until_baseline(before);
 }
@@ -224,7 +224,7 @@ fn proxy_protocol_is_accepted_on_a_forward_and_sent_to_a_service() {
         echo(stream)
     });
     let more = format!(
-        "{QUICK}[[upstreams.site.forwards]]\nlisten = \"127.0.0.1:0\"\nservice = \"told\"\n\
+        "{CALM}[[upstreams.site.forwards]]\nlisten = \"127.0.0.1:0\"\nservice = \"told\"\n\
          accept_proxy_protocol = [\"127.0.0.0/8\"]\n"
     );
     let road = Plan { sidecar: &more, ..Plan::default() }.build();
@@ -291,7 +291,7 @@ fn status_shows_the_session_and_its_last_outage_at_both_ends() {
     assert!(far.contains(&id) && far.contains("1 of 1024 sessions, 1 stream"), "{far}");
     let session = road.at_gateway().sessions[0].session.clone();
     assert_eq!((session.id.as_str(), session.resumes, session.epoch), (id.as_str(), 1, 2));
-    assert!(session.last_outage_seconds.is_some_and(|seconds| seconds < 2.0), "{session:?}");
+    assert!(session.last_outage_seconds.is_some_and(|seconds| seconds < 10.0), "{session:?}");
     assert!(road.of("session_outage_seconds_count") == 1.0 && road.of("session_streams_saved_total") == 1.0);
     talk.finish();
     road.until_idle();
@@ -301,7 +301,7 @@ fn status_shows_the_session_and_its_last_outage_at_both_ends() {
 #[test]
 fn fault_66_a_loop_through_both_ends_comes_to_its_end() {
     let more = format!(
-        "{QUICK}[[upstreams.site.forwards]]\nlisten = \"127.0.0.1:0\"\nservice = \"loop\"\n\
+        "{CALM}[[upstreams.site.forwards]]\nlisten = \"127.0.0.1:0\"\nservice = \"loop\"\n\
          accept_proxy_protocol = [\"127.0.0.0/8\"]\n"
     );
     let road = Plan { sidecar: &more, ..Plan::default() }.build();

@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::time::Duration;
 
 use super::relay::{How, Relay};
-use super::road::{QUICK, Trust, connect_to, end_of, gateway, is_reset, listener, sidecar, talks};
+use super::road::{CALM, Trust, connect_to, end_of, gateway, is_reset, listener, sidecar, talks};
 use super::traffic::{Pace, Talk};
 use crate::common::program::{Program, free_port, send, wait_until};
 use crate::common::server::{Server, echo};
@@ -74,7 +74,7 @@ fn cut_again_and_again(trust: Trust, cuts: usize) {
         Trust::Token(_) => (a.address(), b.address()),
     };
     let front = Relay::start(&[to_a, to_b]);
-    let more = format!("{QUICK}pool.size = {LINKS}\n");
+    let more = format!("{CALM}pool.size = {LINKS}\n");
     let sidecar = Program::start(&sidecar(&trust, &[front.address], &["echo"], &more));
     sidecar.until_up("site", LINKS);
     assert!(a.sessions() > 0 && b.sessions() > 0, "both are used");
@@ -127,7 +127,7 @@ fn a_session_finds_its_own_gateway_behind_a_common_address_by_searching() {
 
 #[test]
 fn fault_05_of_two_gateways_one_leaves_its_streams_finish_there_and_new_ones_go_to_the_other() {
-    let (_trust, _service, [a, b], sidecar) = two_gateways(QUICK);
+    let (_trust, _service, [a, b], sidecar) = two_gateways(CALM);
     sidecar.until_up("site", 1);
     assert_eq!((a.sessions(), b.sessions()), (1, 0), "the first of the list");
     let door = listener(&sidecar, "echo");
@@ -159,7 +159,7 @@ fn fault_05_of_two_gateways_one_leaves_its_streams_finish_there_and_new_ones_go_
 /// The gateway is not there any more, and another is: new streams go there at once, the old ones wait for their own.
 #[test]
 fn while_a_session_is_searched_for_new_clients_go_to_another_gateway() {
-    let more = format!("{QUICK}pool.size = 2\nbalance = \"round-robin\"\nresume.deadline = \"5s\"\n");
+    let more = format!("{CALM}pool.size = 2\nbalance = \"round-robin\"\nresume.deadline = \"5s\"\n");
     let (trust, service, [mut a, b], sidecar) = two_gateways(&more);
     sidecar.until_up("site", 2);
     assert_eq!((a.sessions(), b.sessions()), (1, 1));
@@ -190,7 +190,7 @@ fn while_a_session_is_searched_for_new_clients_go_to_another_gateway() {
 /// The same with a single link, as it is by default: it searches on for its streams, and finds its gateway again.
 #[test]
 fn with_one_link_new_clients_go_to_another_gateway_too_and_the_session_is_found_again() {
-    let (_trust, _service, [a, b], sidecar) = two_gateways(QUICK);
+    let (_trust, _service, [a, b], sidecar) = two_gateways(&format!("{CALM}limits.wait = \"20s\"\n"));
     sidecar.until_up("site", 1);
     assert_eq!((a.sessions(), b.sessions()), (1, 0), "the first of the list");
     let door = listener(&sidecar, "echo");
@@ -216,5 +216,7 @@ fn with_one_link_new_clients_go_to_another_gateway_too_and_the_session_is_found_
     wait_until("the old session is over", || a.sessions() == 0);
     talks(&mut new, b"on and on");
     sidecar.until_up("site", 1);
-    assert_eq!(metric(&sidecar, "connections_closed_total{reason=\"finished\",upstream=\"site\"}"), 2.0);
+    wait_until("both have finished", || {
+        metric(&sidecar, "connections_closed_total{reason=\"finished\",upstream=\"site\"}") == 2.0
+    });
 }

@@ -172,8 +172,7 @@ async fn an_endpoint_that_hangs_up_a_little_later_is_left_for_the_next() {
         Ok(())
     });
     let second = Server::start(echo);
-    let mut settings = in_order(&[hasty.address, second.address]);
-    settings.retry.stable_after = MS(1000);
+    let settings = in_order(&[hasty.address, second.address]);
     let everlink = Everlink::start(settings);
     eventually("both at the second", || standing(&everlink, second.address) == 2).await;
     let tried = hasty.connections();
@@ -215,6 +214,7 @@ async fn with_round_robin_a_dead_endpoint_is_left_out_and_returns() {
     let mut settings = in_order(&servers.iter().map(|server| server.address).collect::<Vec<_>>());
     settings.balance = Balance::RoundRobin;
     settings.pool.size = 4;
+    (settings.retry.initial, settings.retry.max) = (MS(1000), MS(1000));
     let everlink = Everlink::start(settings);
     everlink.until_up(4).await;
     let gone = servers.pop().expect("two").address;
@@ -280,7 +280,7 @@ async fn an_endpoint_removed_by_an_edit_loses_its_warm_links_at_once_and_clients
     assert_eq!(everlink.endpoint_up(removed), 1);
     let another = everlink.connect();
     says_and_hears(&another, b"x");
-    eventually("used again", || first.live() >= 2).await;
+    eventually("used again", || first.live() >= 2 && standing(&everlink, removed) >= 1).await;
     drop(client);
     eventually("the client is gone", || everlink.clients() == 1).await;
     assert_eq!(everlink.endpoint_up(removed), 1, "what stands there now counts");

@@ -165,7 +165,7 @@ async fn fault_31_a_client_that_does_not_read_is_kept_and_stalls_nobody() {
 #[tokio::test]
 async fn fault_03_a_client_waits_for_a_link_that_is_down_and_then_is_closed() {
     let mut settings = upstream(nobody());
-    settings.limits.wait = Duration::from_millis(300);
+    settings.limits.wait = Duration::from_secs(2);
     settings.limits.waiting = 2;
     let everlink = Everlink::start(settings);
     let clients: Vec<_> = (0..3).map(|_| everlink.connect()).collect();
@@ -294,7 +294,9 @@ async fn a_server_that_stops_answering_is_lost_by_heartbeat_and_found_again() {
 async fn a_deaf_server_keeps_its_client_without_beats() {
     let server = Server::start(deaf);
     let everlink = Everlink::start(upstream(server.address));
+    everlink.until_up(2).await;
     let mut client = everlink.connect();
+    eventually("it has a link", || everlink.upstream.metrics.connections.get() == 1).await;
     client.set_write_timeout(Some(Duration::from_millis(300))).expect("set");
     while client.write(&[0; 65536]).is_ok() {}
     assert_eq!(everlink.upstream.metrics.connections.get(), 1);

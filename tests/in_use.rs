@@ -55,7 +55,7 @@ fn server_process() {
 async fn fault_53_a_removed_upstream_closes_its_listener_drains_its_connections_and_then_resets_them() {
     let server = Server::start(echo);
     let mut everlink = Everlink::start(upstream(server.address));
-    everlink.drain_within(MS(1000));
+    everlink.drain_within(MS(4000));
     everlink.until_up(2).await;
     let (status, address) = (everlink.upstream.clone(), everlink.address());
     let (leaving, staying) = (everlink.connect(), everlink.connect());
@@ -74,12 +74,12 @@ async fn fault_53_a_removed_upstream_closes_its_listener_drains_its_connections_
     // Whoever is there may finish.
     says_and_hears(&staying, b"still carried");
     says_and_hears(&leaving, b"and this one ends in time");
-    assert!(removed.elapsed() < MS(1000), "the machine is too slow to say anything: {:?}", removed.elapsed());
+    assert!(removed.elapsed() < MS(4000), "the machine is too slow to say anything: {:?}", removed.elapsed());
     leaving.shutdown(Shutdown::Write).expect("half-closed");
     assert_eq!(end_of(&leaving), Ok(Vec::new()));
     let ended = tokio::task::spawn_blocking(move || end_of(&staying)).await.expect("read");
     assert_eq!(ended, Err(ErrorKind::ConnectionReset));
-    assert!(removed.elapsed() >= MS(1000), "{:?}", removed.elapsed());
+    assert!(removed.elapsed() >= MS(4000), "{:?}", removed.elapsed());
     eventually("the series are gone", || series(&everlink) == 0).await;
     let closed = || (status.closed(CloseReason::Finished), status.closed(CloseReason::Drained));
     // Who knocked to see whether the listener is closed may have been let in, and has ended in order as well.
@@ -218,7 +218,7 @@ async fn an_idle_connection_is_reset_after_its_time_and_a_busy_one_is_not() {
     let server = Server::start(echo);
     let mut settings = upstream(server.address);
     settings.heartbeat.timeout = MS(100);
-    settings.limits.idle_timeout = Some(MS(600));
+    settings.limits.idle_timeout = Some(MS(2000));
     let mut everlink = Everlink::start(settings);
     let (idle, busy) = (everlink.connect(), everlink.connect());
     says_and_hears(&idle, b"x");
@@ -230,12 +230,12 @@ async fn an_idle_connection_is_reset_after_its_time_and_a_busy_one_is_not() {
     }
     let (ended, after) = ended.await.expect("read");
     assert_eq!(ended, Err(ErrorKind::ConnectionReset));
-    assert!(after >= MS(600), "{after:?}");
-    assert_eq!((everlink.closed(CloseReason::Idle), everlink.clients()), (1, 1));
+    assert!(after >= MS(2000), "{after:?}");
+    eventually("counted", || (everlink.closed(CloseReason::Idle), everlink.clients()) == (1, 1)).await;
     everlink.edit(|settings| settings.limits.idle_timeout = None);
     let begun = Instant::now();
     let kept = || everlink.clients() == 1;
-    always_until("an edit lifts the limit", kept, || begun.elapsed() > MS(1200)).await;
+    always_until("an edit lifts the limit", kept, || begun.elapsed() > MS(4000)).await;
     says_and_hears(&busy, b"x");
 }
 

@@ -3,7 +3,7 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -130,7 +130,7 @@ async fn a_wildcard_and_its_specific_addresses_replace_each_other_on_one_port() 
 #[tokio::test]
 async fn a_port_taken_elsewhere_refuses_the_whole_change_and_everything_old_serves_on() {
     let (a, b) = (saying("a"), saying("b"));
-    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bound");
+    let taken = TcpListener::bind(nobody()).expect("bound");
     let taken = taken.local_addr().map(|address| (taken, address)).expect("bound");
     let (first, second, fresh) = (nobody(), nobody(), nobody());
     let old = vec![listening("a", a.address, &[first]), listening("b", b.address, &[second])];

@@ -40,7 +40,6 @@ impl Server {
                     return;
                 }
                 stream.set_nonblocking(false).expect("blocking");
-                count.fetch_add(1, Ordering::SeqCst);
                 if let Ok(copy) = stream.try_clone() {
                     let mut all = all.lock().expect("unpoisoned");
                     if all.len() > 1000 {
@@ -48,6 +47,8 @@ impl Server {
                     }
                     all.push(copy);
                 }
+                // Last: who is counted is among those that `end_all` ends.
+                count.fetch_add(1, Ordering::SeqCst);
                 let (handle, live) = (handle.clone(), counted.clone());
                 live.fetch_add(1, Ordering::SeqCst);
                 std::thread::spawn(move || {

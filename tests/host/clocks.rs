@@ -80,7 +80,7 @@ fn fault_45_a_wall_clock_that_jumps_moves_no_timer_and_certificates_follow_it() 
         // In silence there are beats, at their own pace.
         let (mut quiet, began) = (road.connect("echo"), Instant::now());
         talks(&mut quiet, b"on time");
-        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
         assert!(road.of("heartbeats_sent_total") - beats < 20.0, "no storm of beats");
         assert_eq!(road.losses(), 0.0, "after a jump of {jump} s");
     }
@@ -112,6 +112,8 @@ const SLOW: &str = "heartbeat = { interval = \"10m\", timeout = \"1s\", misses =
 
 /// Long after the machine has woken nobody would have noticed anything; `Instant` and every timer stood still with it.
 const SOON: Duration = Duration::from_secs(3);
+/// Soon for a busy host; still before any timer of these.
+const LATE: Duration = Duration::from_secs(7);
 
 /// Both ends go by clocks of their own.
 fn road(near: &Clocks, far: &Clocks) -> Road {
@@ -136,9 +138,9 @@ fn fault_46_a_host_that_wakes_asks_at_once_and_finds_what_has_gone_meanwhile() {
     near.set(0, 2 * HOUR);
     let woken = Instant::now();
     wait_until("a beat is answered", || answered() >= 1.0);
-    assert!(woken.elapsed() < SOON, "{:?}", woken.elapsed());
+    assert!(woken.elapsed() < LATE, "{:?}", woken.elapsed());
     assert!(stalls() > stalled, "it is counted");
-    assert!(road.sidecar.logged("this machine was suspended").is_some(), "and told");
+    wait_until("and told", || road.sidecar.logged("this machine was suspended").is_some());
     assert_eq!(road.losses(), 0.0);
 
     // The flow was forgotten while it slept, and nobody says so.
@@ -147,14 +149,22 @@ fn fault_46_a_host_that_wakes_asks_at_once_and_finds_what_has_gone_meanwhile() {
     let woken = Instant::now();
     wait_until("found out and resumed", || road.resumes("resumed") == 1.0);
     let took = woken.elapsed();
-    assert!(took < Duration::from_secs(4) + SOON, "{took:?}");
+    assert!(took < Duration::from_secs(4) + LATE, "{took:?}");
     println!("a flow that was forgotten in the sleep: resumed {took:?} after");
 
     // It was the gateway's host that slept: it is the gateway that asks.
-    let heard = road.relay.moved(crate::tunnel::relay::Way::Down);
+    // What the sidecar has asked in its resume is answered first.
+    let moved = || road.relay.moved(crate::tunnel::relay::Way::Down);
+    let (mut heard, mut at) = (moved(), Instant::now());
+    wait_until("silence", || {
+        if moved() != heard {
+            (heard, at) = (moved(), Instant::now());
+        }
+        at.elapsed() > Duration::from_millis(500)
+    });
     far.set(0, HOUR);
-    wait_until("the gateway asks", || road.relay.moved(crate::tunnel::relay::Way::Down) > heard);
-    assert!(road.gateway().logged("this machine was suspended").is_some());
+    wait_until("the gateway asks", || moved() > heard);
+    wait_until("and tells", || road.gateway().logged("this machine was suspended").is_some());
     talks(&mut road.connect("echo"), b"awake");
     road.until_baseline(before);
 }
@@ -172,7 +182,7 @@ fn fault_46_a_host_that_wakes_in_a_backoff_of_minutes_redials_at_once() {
     near.set(0, HOUR);
     let woken = Instant::now();
     road.until_up();
-    assert!(woken.elapsed() < SOON, "{:?}", woken.elapsed());
+    assert!(woken.elapsed() < LATE, "{:?}", woken.elapsed());
 }
 
 #[test]
@@ -196,7 +206,7 @@ fn fault_46_warm_links_of_direct_mode_are_asked_at_once() {
     clocks.set(0, HOUR);
     let woken = Instant::now();
     wait_until("each is asked", || answered() >= at_first + 3.0);
-    assert!(woken.elapsed() < SOON, "{:?}", woken.elapsed());
+    assert!(woken.elapsed() < LATE, "{:?}", woken.elapsed());
     everlink.until_up("test", 3);
     assert_eq!(server.connections(), 3, "the same ones");
     send("TERM", everlink.id());

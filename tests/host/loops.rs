@@ -49,7 +49,7 @@ fn fault_66_two_sidecars_that_dial_each_other_stop_at_their_limit_of_connections
         }
         let asked = Instant::now();
         talks(&mut a.connect("other"), b"who is not of the loop");
-        assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
         std::thread::sleep(Duration::from_millis(50));
     }
     let shares: Vec<_> = [&a, &b]

@@ -13,7 +13,7 @@ const CLIENTS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4A
 /// A server that gives back what it gets, in the place of those that the configurations name.
 const ECHO: &str = "[Service]\nExecStart=/usr/bin/socat TCP-LISTEN:9000,reuseaddr,fork,backlog=1000 PIPE\n";
 /// A system call that is not allowed is the end, and not an error that might go unnoticed; and less patience.
-const STRICT: &str = "[Service]\nSystemCallErrorNumber=\nWatchdogSec=4s\nTimeoutAbortSec=1s\n";
+const STRICT: &str = "[Service]\nSystemCallErrorNumber=\nWatchdogSec=10s\nTimeoutAbortSec=1s\n";
 
 fn sidecar() -> String {
     let config = read("config.toml").replace("gateway.example.net:7443", "127.0.0.1:7443");

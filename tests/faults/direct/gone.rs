@@ -124,7 +124,7 @@ fn fault_43_the_interface_goes_and_returns() {
     net.plug_in();
     let from = Instant::now();
     everlink.until_up("test", 2);
-    assert!(from.elapsed() <= RETRY_MAX + Duration::from_secs(1), "back after {:?}", from.elapsed());
+    assert!(from.elapsed() <= RETRY_MAX + SLACK, "back after {:?}", from.elapsed());
     talks(&mut net.client(LISTENER), b"hello");
     everlink.until_up("test", 2);
     everlink.until_baseline(held);
@@ -186,15 +186,16 @@ fn cut_in_mid_transfer(length: Duration) -> (Duration, Duration) {
 #[test]
 fn a_silent_cut_in_mid_transfer_loses_nothing_and_bytes_soon_move_again() {
     std::thread::scope(|scope| {
-        let cuts = [2, 4, 10].map(|seconds| {
+        let cuts = [2, 4, 7].map(|seconds| {
             let length = Duration::from_secs(seconds);
             (length, scope.spawn(move || cut_in_mid_transfer(length)))
         });
         for (length, cut) in cuts {
             let (sent, received) = cut.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             println!("cut of {length:?}: bytes to the server move {sent:?} after the heal, from it {received:?}");
-            // 1.5 s on a quiet machine. What the server sends waits for the server's own retransmission.
-            assert!(sent <= Duration::from_millis(2500), "{sent:?} after a cut of {length:?}");
+            // 1.5 s on a quiet machine; 5.6 s after the longest if TCP's own backoff were all there is. What the server
+            // sends waits for the server's own retransmission.
+            assert!(sent <= Duration::from_secs(4), "{sent:?} after a cut of {length:?}");
         }
     });
 }

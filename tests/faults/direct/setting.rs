@@ -18,7 +18,7 @@ pub const KEEPALIVE: Duration = Duration::from_secs(4);
 /// The longest wait between dials, and how long one may take.
 pub const RETRY_MAX: Duration = Duration::from_secs(1);
 /// For a busy machine.
-pub const SLACK: Duration = Duration::from_millis(600);
+pub const SLACK: Duration = Duration::from_secs(2);
 
 /// Beats that prove the service.
 pub const PING: &str = r#", send = "ping", expect = "pong""#;

@@ -20,6 +20,7 @@ use crate::faults::servers::{Server, answering};
 fn fault_10_black_hole_idle() {
     let net = Net::new();
     let (_server, everlink, held) = up(&net, PING, answering);
+    let down_before = everlink.figures().of("link_downtime_seconds_total", "test");
 
     let cut = net.cut();
     let from = Instant::now();
@@ -32,13 +33,13 @@ fn fault_10_black_hole_idle() {
     let healed = cut.heal();
     let figures = everlink.until_back(2, 2);
     let back = healed.elapsed();
-    assert!(back <= RETRY_MAX + Duration::from_secs(1), "back after {back:?}");
+    assert!(back <= RETRY_MAX + SLACK, "back after {back:?}");
     println!("idle, beats: noticed after {noticed:?}, back {back:?} after the heal");
     assert_eq!(figures.all_losses("test"), 2.0);
     assert!(figures.of("heartbeats_missed_total", "test") >= 6.0);
-    let downtime = figures.of("link_downtime_seconds_total", "test");
+    let downtime = figures.of("link_downtime_seconds_total", "test") - down_before;
     assert!(downtime >= dark.as_secs_f64() - 0.1, "down for {downtime} s, at least {dark:?} of it seen");
-    assert!(downtime <= (from.elapsed() - noticed).as_secs_f64() + 0.5, "down for {downtime} s");
+    assert!(downtime <= (from.elapsed() - noticed + SLACK).as_secs_f64(), "down for {downtime} s");
     everlink.until_baseline(held);
     talks(&mut net.client(LISTENER), b"hello");
 }
@@ -60,7 +61,7 @@ fn fault_10_black_hole_idle_without_beats() {
     let healed = cut.heal();
     let figures = everlink.until_back(2, 2);
     let back = healed.elapsed();
-    assert!(back <= RETRY_MAX + Duration::from_secs(1), "back after {back:?}");
+    assert!(back <= RETRY_MAX + SLACK, "back after {back:?}");
     println!("idle, keepalive: noticed after {noticed:?}, back {back:?} after the heal");
     assert_eq!(figures.all_losses("test"), 2.0);
     assert_eq!(figures.of("heartbeats_sent_total", "test"), 0.0);
@@ -82,8 +83,9 @@ fn fault_11_black_hole_with_data_in_flight() {
     // `misses` retransmissions at 0.2, 0.6 and 1.4 s, then a look every `timeout`.
     assert!(judged <= BUDGET + TIMEOUT + SLACK, "judged after {judged:?}");
     println!("in use, data in flight: judged dead after {judged:?}");
-    let figures = everlink.until("counted", |f| f.closed("test", "dead") == 1);
-    assert_eq!(figures.losses("test", "heartbeat"), 1, "a death that everlink finds is a loss");
+    let figures = everlink.until("a death that everlink finds is a loss", |f| {
+        f.closed("test", "dead") == 1 && f.losses("test", "heartbeat") == 1
+    });
     assert_eq!(figures.get("everlink_endpoint_losses_total", &[("endpoint", SERVER)]), 1.0);
     assert_eq!(figures.of("connections", "test"), 0.0);
 
@@ -100,7 +102,7 @@ fn fault_11_black_hole_with_data_in_flight() {
 fn fault_11_with_a_long_timeout_data_in_flight_is_judged_within_a_second_of_the_budget() {
     let net = Net::new();
     let _server = Server::start(&net.b, SERVER, echo);
-    let beats = "interval = \"2s\", timeout = \"4s\", misses = 1";
+    let beats = "interval = \"2s\", timeout = \"8s\", misses = 1";
     let text = usual(NONE).replace("interval = \"500ms\", timeout = \"300ms\", misses = 3", beats);
     let everlink = Program::start(&net.a, &text);
     everlink.until_up("test", 2);
@@ -110,9 +112,10 @@ fn fault_11_with_a_long_timeout_data_in_flight_is_judged_within_a_second_of_the_
     let from = Instant::now();
     client.write_all(&[7; 100_000]).expect("sent");
     assert!(is_reset(end_of(&mut client)), "the client is told by a reset");
-    let (judged, budget) = (from.elapsed(), Duration::from_secs(6));
+    let (judged, budget) = (from.elapsed(), Duration::from_secs(10));
     // What counts is the last acknowledgement, a moment before the cut.
-    assert!(judged > budget - SLACK && judged <= budget + Duration::from_secs(1) + SLACK, "judged after {judged:?}");
+    let (least, most) = (budget - Duration::from_millis(600), budget + Duration::from_secs(1) + SLACK);
+    assert!(judged > least && judged <= most, "judged after {judged:?}");
 }
 
 #[test]
@@ -146,13 +149,12 @@ fn fault_11_a_server_that_does_not_read_is_kept_until_it_is_dead() {
 
     let cut = net.cut();
     let from = Instant::now();
-    let figures = everlink.until("both are judged dead", |f| f.closed("test", "dead") == 2);
+    everlink.until("both are judged dead", |f| f.closed("test", "dead") == 2 && f.losses("test", "heartbeat") >= 2);
     let judged = from.elapsed();
     // Probes of a shut window are at most a second apart here; three have to fail, and a look has to see it.
     assert!(judged >= BUDGET && judged <= Duration::from_secs(4) + TIMEOUT + SLACK, "judged after {judged:?}");
     println!("in use, window shut: kept for {kept:?} alive, judged dead {judged:?} after the cut");
     assert!(clients.iter_mut().all(|client| is_reset(end_of(client))));
-    assert!(figures.losses("test", "heartbeat") >= 2);
     cut.heal();
 
     everlink.until_up("test", 2);

@@ -57,7 +57,7 @@ impl Chat {
         let everlink = Program::start(&format!(
             "[upstreams.chat]\nlisten = \"127.0.0.1:0\"\nendpoints = [\"127.0.0.1:{}\"]\n\
              retry = {{ initial = \"100ms\", max = \"1s\" }}\nlimits.wait = \"20s\"\n\
-             [upstreams.chat.heartbeat]\ninterval = \"200ms\"\ntimeout = \"300ms\"\nmisses = 3\n\
+             [upstreams.chat.heartbeat]\ninterval = \"200ms\"\ntimeout = \"1s\"\nmisses = 3\n\
              send = \"PING\\n\"\nexpect = \"PONG\"\nin_use = \"line\"\n",
             self.port
         ));
@@ -152,7 +152,9 @@ fn a_silent_member_of_a_server_that_stands_still_is_reset_within_the_budget() {
     // Its kernel acknowledges on, as that of any stopped process; only the missing answer tells.
     let end = ann.end();
     assert_eq!(end.expect_err("a reset, not an end").kind(), std::io::ErrorKind::ConnectionReset);
-    assert_eq!(everlink.metric(r#"everlink_connections_closed_total{reason="dead",upstream="chat"}"#), 1.0);
+    wait_until("counted", || {
+        everlink.metric(r#"everlink_connections_closed_total{reason="dead",upstream="chat"}"#) == 1.0
+    });
     wait_until("it is down", || everlink.metric(r#"everlink_upstream_up{upstream="chat"}"#) == 0.0);
     send("CONT", server);
     everlink.until_up("chat", 2);

@@ -36,7 +36,7 @@ impl Nginx {
             "daemon off; {as_user} worker_processes 1; pid {place}/pid; error_log {place}/log;\n\
              events {{ worker_connections 256; }}\n\
              http {{ access_log off; {temporary}\n\
-             server {{ listen 127.0.0.1:{port}; root {place}/pages; limit_rate_after 8m; limit_rate 24m; }} }}\n"
+             server {{ listen 127.0.0.1:{port}; root {place}/pages; limit_rate_after 8m; limit_rate 8m; }} }}\n"
         );
         std::fs::create_dir(&pages).expect("made");
         let big: Vec<u8> = (0..BIG / 8).flat_map(|n: usize| n.to_le_bytes()).collect();
@@ -135,8 +135,9 @@ fn a_restart_of_nginx_in_order_cuts_no_download_and_lets_visitors_wait() {
     let all = visits.end();
     let whole = |answer: &std::io::Result<Vec<u8>>| answer.as_ref().ok().and_then(|a| body(a)) == Some(b"hello\n");
     let lost: Vec<_> = all.iter().filter(|(_, answer)| !whole(answer)).collect();
-    // A connection that nginx closes while the request is on its way to it ends without a byte; a browser asks again.
-    assert!(lost.len() <= 1, "{} of {}: {lost:?}", lost.len(), all.len());
+    // A connection that nginx closes while the request is on its way to it ends without a byte; a browser asks again. One
+    // for each warm link at most.
+    assert!(lost.len() <= 2, "{} of {}: {lost:?}", lost.len(), all.len());
     assert!(lost.iter().all(|(began, answer)| *began < gone && !matches!(answer, Ok(a) if !a.is_empty())), "{lost:?}");
     let answer = download.join().expect("no panic").expect("not cut");
     assert!(body(&answer) == Some(&nginx.big[..]), "{} bytes, not those of the file", answer.len());

@@ -196,12 +196,12 @@ fn a_restart_of_the_server_is_survived_and_not_held_up() {
     let back = Instant::now();
     everlink.until_up("orders", 2);
     let took = back.elapsed();
-    assert!(took < Duration::from_secs(2), "{took:?} after the server, with `retry.max` of 1 s");
+    assert!(took < Duration::from_secs(5), "{took:?} after the server, with `retry.max` of 1 s");
     let waited = waiting.join().expect("no panic");
     // The server takes connections a moment before it can serve them, and says so in its own words.
     let early = String::from_utf8_lossy(&waited.stderr).contains("the database system is starting up");
     assert!(early || waited.stdout == b"1\n", "the client that waited hears the server: {waited:?}");
-    assert_eq!(succeeded(psql(port).args(["-c", "select x from t"])), "1\n");
+    wait_until("served", || finished(psql(port).args(["-c", "select x from t"])).stdout == b"1\n");
     everlink.stop();
 }
 
@@ -292,10 +292,10 @@ fn a_client_and_the_links_survive_an_edit_of_the_heartbeat() {
 /// ones are just that.
 #[test]
 fn links_that_the_server_cuts_for_not_logging_in_are_renewed_before_it_does() {
-    let postgres = Postgres::start(&["authentication_timeout=3s"]);
+    let postgres = Postgres::start(&["authentication_timeout=6s"]);
     let everlink = postgres.behind_everlink("");
     let before = everlink.metric(DOWNTIME);
-    wait_within(Duration::from_secs(40), "everlink is earlier than the server", || {
+    wait_within(Duration::from_secs(60), "everlink is earlier than the server", || {
         assert_eq!(everlink.metric(UP), 1.0, "a cut by the server's timer is no outage");
         everlink.upstream("orders").learned_max_age_seconds.is_some()
     });
@@ -303,10 +303,10 @@ fn links_that_the_server_cuts_for_not_logging_in_are_renewed_before_it_does() {
     let aged = || count(&everlink, "everlink_link_losses_total", "reason=\"aged\"");
     let before_that = aged();
     wait_until("links are renewed by it", || aged() >= before_that + 2.0);
-    assert!((2.0..3.0).contains(&learned), "{learned}");
+    assert!((4.0..6.0).contains(&learned), "{learned}");
     let cuts = count(&everlink, "everlink_link_losses_total", "reason=\"closed\"");
     let port = everlink.listener("orders").port();
-    let until = Instant::now() + Duration::from_secs(6);
+    let until = Instant::now() + Duration::from_secs(8);
     while Instant::now() < until {
         assert_eq!(succeeded(psql(port).args(["-c", "select 1"])), "1\n");
     }

@@ -194,7 +194,7 @@ fn pgbench_runs_across_a_dozen_outages_without_one_failed_transaction() {
     };
     succeeded(&mut pgbench(&["-i", "-q", "-s", "1"]));
     let said = std::thread::scope(|scope| {
-        let bench = scope.spawn(|| succeeded(&mut pgbench(&["-c", "6", "-j", "2", "-T", "38", "-P", "5"])));
+        let bench = scope.spawn(|| succeeded(&mut pgbench(&["-c", "6", "-j", "2", "-T", "50", "-P", "5"])));
         sidecar.until("it runs", |figures| figures.of("connections", "site") >= 6.0);
         a_dozen_outages(&net, &sidecar);
         assert!(!bench.is_finished(), "it ran all the while");

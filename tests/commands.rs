@@ -243,11 +243,11 @@ fn the_tutorials_five_tries_end_in_failed_and_retry_brings_the_link_back() {
     let place = Place::new("");
     let retry = "pool.size = 1\nretry = { initial = \"3s\", multiplier = 1.0, jitter = \"off\", attempts = 5 }";
     place.write(&format!("admin.socket = \"{}\"\n{}", place.at("admin.sock").display(), one(at(port), retry)));
-    let program = Program::start_in(place);
     let began = Instant::now();
+    let program = Program::start_in(place);
     program.until_metric("everlink_links{state=\"failed\",upstream=\"a\"}", 1.0);
     let took = began.elapsed();
-    assert!(took >= Duration::from_millis(11_500), "five tries, 3 s apart: {took:?}");
+    assert!(took >= Duration::from_secs(12), "five tries, 3 s apart: {took:?}");
     assert_eq!(program.sum("everlink_link_dials_total", "outcome=\"refused\""), 5.0);
     let _echo = Echo::start_at(at(port));
     let unknown = program.ask(&["retry", "b"]);
@@ -472,12 +472,12 @@ fn a_connection_outlives_the_cut(terminal: &mut Terminal, tunnel: SocketAddr, ht
         client.read_exact(&mut answer).map(|()| answer)
     };
     assert_eq!(say(b"before", Duration::from_secs(10)).expect("answered"), b"before");
-    terminal.type_line("c");
     let began = Instant::now();
+    terminal.type_line("c");
     // The key has been heard once nothing comes back.
     let mut unheard = 0;
     while say(b"x", Duration::from_millis(500)).is_ok() {
-        assert!(began.elapsed() < Duration::from_secs(5), "the link was not cut");
+        assert!(began.elapsed() < harness::PATIENCE, "the link was not cut");
         unheard += 1;
         std::thread::yield_now();
     }
@@ -485,7 +485,7 @@ fn a_connection_outlives_the_cut(terminal: &mut Terminal, tunnel: SocketAddr, ht
     let took = began.elapsed();
     // The byte said into the cut comes first.
     assert_eq!(after, b"xafte", "{unheard}");
-    assert!(took >= Duration::from_secs(9) && took < Duration::from_secs(20), "{took:?}");
+    assert!(took >= Duration::from_secs(9) && took < Duration::from_secs(30), "{took:?}");
     eventually("counted", || {
         let body = get(http, "/metrics").expect("answered").1;
         harness::sum(&body, "everlink_session_streams_saved_total", "site") >= 1.0
@@ -517,8 +517,8 @@ fn on_a_terminal_the_demo_stops_its_server_and_the_link_falls_and_returns() {
     eventually("the tunnel is up", || up_of("site").as_deref() == Some("1"));
     terminal.type_line("h");
     a_connection_outlives_the_cut(&mut terminal, at(ports[3]), at(ports[2]));
-    terminal.type_line("s");
     let began = Instant::now();
+    terminal.type_line("s");
     eventually("down", || up().as_deref() == Some("0"));
     eventually("up again", || up().as_deref() == Some("1"));
     let took = began.elapsed();

@@ -138,7 +138,7 @@ fn two_upstreams_swap_their_ports_and_no_client_is_refused() {
             assert!(said == "one" || said == "two", "{said}");
             said == "one"
         });
-        assert_eq!(name_at(at(second)).as_deref(), Some("two"));
+        eventually("the other, too", || name_at(at(second)).expect("never refused") == "two");
     }
     assert_eq!(program.reloads("rejected"), 0.0);
 }
@@ -161,7 +161,7 @@ fn a_wildcard_takes_the_place_of_its_own_addresses_and_gives_it_back() {
     eventually("the wildcard", || exchange(third, b"wild").is_ok());
     program.place.replace(&config(&["127.0.0.1", "127.0.0.2"]));
     eventually("the addresses", || TcpStream::connect(third).is_err() && exchange(at(port), b"own").is_ok());
-    assert_eq!(program.reloads("applied"), 2.0);
+    eventually("both counted", || program.reloads("applied") == 2.0);
     flow.until_moved(10_000);
     flow.end().expect("whole");
 }
@@ -387,7 +387,7 @@ fn the_admin_socket_moves_goes_and_comes_back() {
     assert!(!ask("one.sock"));
     program.signal("HUP");
     eventually("bound again", || ask("one.sock"));
-    assert_eq!(program.logged("the admin socket's file was gone"), 1);
+    eventually("told", || program.logged("the admin socket's file was gone") == 1);
 }
 
 #[test]
@@ -400,8 +400,10 @@ fn the_log_changes_its_level_and_its_form_live() {
     assert_eq!(program.logged("connection closed"), 0);
     program.place.replace(&config("log.level = \"debug\""));
     eventually("applied", || program.logged("log.level info → debug, live") == 1);
-    exchange(program.listens("a"), b"loud").expect("carried");
-    eventually("told", || program.logged("connection closed") == 1);
+    eventually("told", || {
+        exchange(program.listens("a"), b"loud").expect("carried");
+        program.logged("connection closed") >= 1
+    });
     program.place.replace(&config("log = { level = \"info\", format = \"text\" }"));
     eventually("applied", || {
         program.log().iter().any(|line| !line.starts_with('{') && line.contains("log.level debug → info"))
@@ -475,7 +477,10 @@ impl TlsServer {
             .stderr(std::process::Stdio::null())
             .spawn()
             .expect("openssl runs");
-        Self(child, port)
+        let made = Self(child, port);
+        // A dial that finds nobody yet would be a trouble, after which links are made anew.
+        eventually("openssl listens", || TcpStream::connect(at(port)).is_ok());
+        made
     }
 }
 

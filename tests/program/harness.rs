@@ -66,6 +66,7 @@ pub struct Program {
     pub place: Place,
     log: Arc<Mutex<Vec<String>>>,
     errors: Arc<Mutex<Vec<String>>>,
+    readers: Vec<JoinHandle<()>>,
     http: Option<SocketAddr>,
 }
 
@@ -93,15 +94,16 @@ impl Program {
     pub fn spawn(place: Place, mut command: Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).env("RUST_BACKTRACE", "0");
         let mut child = command.spawn().expect("started");
-        let log = collect(child.stdout.take().expect("a pipe"));
-        let errors = collect(child.stderr.take().expect("a pipe"));
-        Self { child, place, log, errors, http: None }
+        let (log, reader) = collect(child.stdout.take().expect("a pipe"));
+        let (errors, other) = collect(child.stderr.take().expect("a pipe"));
+        Self { child, place, log, errors, readers: vec![reader, other], http: None }
     }
 
     /// Starts with an output that is not read here, and HTTP at a port given in the configuration.
     pub fn start_mute(place: Place, mut command: Command, stdout: Stdio, http: SocketAddr) -> Self {
         let child = command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::null()).spawn().expect("started");
-        let program = Self { child, place, log: Arc::default(), errors: Arc::default(), http: Some(http) };
+        let program =
+            Self { child, place, log: Arc::default(), errors: Arc::default(), readers: Vec::new(), http: Some(http) };
         eventually("started", || get(http, "/startupz").is_ok_and(|(status, _)| status == 200));
         program
     }
@@ -211,11 +213,12 @@ impl Program {
         self.child.try_wait().expect("waited").is_none()
     }
 
-    /// Waits for the end.
+    /// Waits for the end, and for the last of its output.
     pub fn ended(&mut self) -> ExitStatus {
         let began = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("waited") {
+                eventually("its output has ended", || self.readers.iter().all(JoinHandle::is_finished));
                 return status;
             }
             assert!(began.elapsed() < PATIENCE, "it does not end: {:?}", self.log());
@@ -244,15 +247,15 @@ impl Drop for Program {
     }
 }
 
-fn collect(from: impl Read + Send + 'static) -> Arc<Mutex<Vec<String>>> {
+fn collect(from: impl Read + Send + 'static) -> (Arc<Mutex<Vec<String>>>, JoinHandle<()>) {
     let lines: Arc<Mutex<Vec<String>>> = Arc::default();
     let to = lines.clone();
-    std::thread::spawn(move || {
+    let reader = std::thread::spawn(move || {
         for line in BufReader::new(from).lines().map_while(Result::ok) {
             to.lock().expect("unpoisoned").push(line);
         }
     });
-    lines
+    (lines, reader)
 }
 
 pub fn send_signal(signal: &str, id: u32) {

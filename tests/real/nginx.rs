@@ -67,6 +67,15 @@ impl Nginx {
     }
 }
 
+/// In order: a worker outlives a master that is killed.
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.end_by("TERM");
+        }
+    }
+}
+
 /// All that comes for one GET on a connection of its own. Errors: it was cut.
 fn get(from: SocketAddr, path: &str) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(from)?;

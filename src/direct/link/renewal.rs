@@ -51,14 +51,15 @@ impl LinkTask {
     /// second, two, four, until the server has stood for [`SETTLED`].
     fn settles_at(&self) -> Option<Instant> {
         let connection = self.connection.as_ref().filter(|connection| !connection.dialogue.speaks())?;
-        anew_at(connection.opened.at, self.back?)
+        anew_at(connection.opened.at, self.back?, connection.age_share)
     }
 }
 
-/// When a connection that was made at this time is made anew, by a server that came back before.
-fn anew_at(made: Instant, back: Instant) -> Option<Instant> {
+/// When a connection that was made at this time is made anew, by a server that came back before. `share`: of the time, so
+/// that those which came back together do not all do so together.
+fn anew_at(made: Instant, back: Instant, share: f64) -> Option<Instant> {
     let stood = made.saturating_duration_since(back);
-    (stood < SETTLED).then(|| made + stood.max(SETTLE))
+    (stood < SETTLED).then(|| made + stood.max(SETTLE).mul_f64(share))
 }
 
 #[cfg(test)]
@@ -70,7 +71,7 @@ mod tests {
     fn connections_made_in_a_recovery_are_made_anew_at_twice_the_age_of_its_server() {
         let back = Instant::now();
         let (mut made, mut all) = (back, Vec::new());
-        while let Some(next) = anew_at(made, back) {
+        while let Some(next) = anew_at(made, back, 1.0) {
             all.push((next - back).as_secs());
             made = next;
         }

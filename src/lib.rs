@@ -13,7 +13,7 @@
 //! [`direct::link`] and [`direct::carry`], [`tunnel::driver`] (of both ends), [`gateway`]'s sessions.
 //!
 //! The modules below stand from the program down to what everything is built on. In each folder the file of the folder's
-//! name says what is in it. Only tests have `whole`, all of tunnel mode in one simulation.
+//! name says what is in it. Only tests have `whole`, all of tunnel mode in one simulation, and `seeds` and `port`.
 
 // The program: its commands, and a run from start to end.
 pub mod app;

@@ -164,7 +164,8 @@ impl LinkTask {
         if let Some(drill) = self.slot.take_drill() {
             self.begin_drill(now, drill);
         }
-        // Before any order: it was sent to what the link was, and nobody is any more once the link is told to stop.
+        // Before any order is obeyed: it was sent to what the link was. The orders are read first, for nobody is sent to a link
+        // that has been told to stop: whoever was before is seen here.
         if let Some(client) = self.slot.take_given() {
             if let Some(connection) = &mut self.connection {
                 connection.offered = false;

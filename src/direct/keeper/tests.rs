@@ -63,6 +63,14 @@ async fn kept() -> Keeper {
     Keeper::new(pool, watch::channel(SECOND).1)
 }
 
+/// The same with both its links up.
+async fn standing() -> Keeper {
+    let mut keeper = kept().await;
+    keeper.fill();
+    until("both up", || up(&keeper.pool) == 2).await;
+    keeper
+}
+
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + 30 * SECOND;
     while !condition() {
@@ -98,10 +106,8 @@ async fn is_served(mut client: TcpStream) {
 
 #[tokio::test]
 async fn fault_61_a_link_whose_task_panics_is_replaced_under_backoff_and_the_others_stay() {
-    let mut keeper = kept().await;
-    keeper.fill();
+    let mut keeper = standing().await;
     let pool = keeper.pool.clone();
-    until("both up", || up(&pool) == 2).await;
     let before = ids(&pool);
 
     // A link that offers itself, is given a client, and panics before it has noticed.
@@ -135,10 +141,8 @@ async fn fault_61_a_link_whose_task_panics_is_replaced_under_backoff_and_the_oth
 /// A link learns of its client a moment after it was given it, and of its end as late.
 #[tokio::test]
 async fn a_client_given_to_a_link_that_is_told_to_stop_at_that_moment_is_carried_by_it() {
-    let mut keeper = kept().await;
-    keeper.fill();
+    let keeper = standing().await;
     let pool = keeper.pool.clone();
-    until("both up", || up(&pool) == 2).await;
     let client = client(&pool).await;
     pool.close();
     keeper.slots.values().for_each(|slot| slot.tell(order::STOP));
@@ -168,10 +172,8 @@ async fn a_client_given_to_a_link_whose_task_dies_comes_to_another() {
 
 #[tokio::test]
 async fn a_keeper_that_dies_takes_its_links_along_and_the_next_one_starts_anew() {
-    let mut keeper = kept().await;
-    keeper.fill();
+    let keeper = standing().await;
     let pool = keeper.pool.clone();
-    until("both up", || up(&pool) == 2).await;
     let drain = keeper.drain.clone();
     drop(keeper);
     until("all gone", || ids(&pool).is_empty()).await;

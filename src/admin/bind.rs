@@ -194,7 +194,7 @@ mod tests {
     #[tokio::test]
     async fn a_stale_socket_is_replaced() {
         let (directory, path) = place();
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        crate::port::close(&std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
         let _listener = AdminListener::bind(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,7 +14,7 @@ pub struct Server {
     /// Connections being handled now.
     live: Arc<AtomicUsize>,
     open: Arc<Mutex<Vec<TcpStream>>>,
-    stop: Arc<AtomicBool>,
+    listener: TcpListener,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -28,17 +28,12 @@ impl Server {
         let listener: TcpListener = everlink::net::socket::bind_listener(address).expect("bound");
         listener.set_nonblocking(false).expect("blocking");
         let address = listener.local_addr().expect("an address");
-        let (accepted, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-        let live = Arc::new(AtomicUsize::new(0));
-        let counted = live.clone();
+        let (accepted, live) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let open: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
-        let (count, stopped, all, handle) = (accepted.clone(), stop.clone(), open.clone(), Arc::new(handle));
+        let own = listener.try_clone().expect("cloned");
+        let (count, counted, all, handle) = (accepted.clone(), live.clone(), open.clone(), Arc::new(handle));
         let thread = std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                if stopped.load(Ordering::SeqCst) {
-                    // The port goes with the listener.
-                    return;
-                }
+            for stream in own.incoming().map_while(Result::ok) {
                 stream.set_nonblocking(false).expect("blocking");
                 if let Ok(copy) = stream.try_clone() {
                     let mut all = all.lock().expect("unpoisoned");
@@ -58,7 +53,7 @@ impl Server {
                 });
             }
         });
-        Self { address, accepted, live, open, stop, thread: Some(thread) }
+        Self { address, accepted, live, open, listener, thread: Some(thread) }
     }
 
     pub fn connections(&self) -> usize {
@@ -77,8 +72,7 @@ impl Server {
 
     /// Closes the port and keeps the connections.
     pub fn refuse(&self) {
-        self.stop.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.address);
+        super::port::close(&self.listener);
     }
 
     /// Ends every connection in order and keeps listening.

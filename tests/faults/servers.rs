@@ -78,6 +78,8 @@ fn accept<H>(
             let _ = stream.shutdown(Shutdown::Both);
         });
     }
+    // Not by its close alone: a program that is being started has a copy of it, up to its exec.
+    let _ = socket2::SockRef::from(listener).shutdown(Shutdown::Both);
 }
 
 impl Drop for Server {

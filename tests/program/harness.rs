@@ -2,7 +2,7 @@
 #![allow(dead_code)] // each test binary uses its own part
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -307,6 +307,7 @@ pub fn sum(metrics: &str, family: &str, with: &str) -> f64 {
 pub struct Echo {
     pub address: SocketAddr,
     pub accepted: Arc<AtomicUsize>,
+    listener: TcpListener,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -323,19 +324,21 @@ impl Echo {
         let count = accepted.clone();
         let listener = everlink::net::socket::bind_listener(address).expect("bound");
         let address = listener.local_addr().expect("an address");
+        let own = listener.try_clone().expect("cloned");
         runtime.spawn(async move {
-            let listener = tokio::net::TcpListener::from_std(listener).expect("registered");
-            while let Ok((stream, _)) = listener.accept().await {
+            let own = tokio::net::TcpListener::from_std(own).expect("registered");
+            while let Ok((stream, _)) = own.accept().await {
                 count.fetch_add(1, Ordering::SeqCst);
                 tokio::spawn(echo(stream));
             }
         });
-        Self { address, accepted, runtime: Some(runtime) }
+        Self { address, accepted, listener, runtime: Some(runtime) }
     }
 }
 
 impl Drop for Echo {
     fn drop(&mut self) {
+        crate::port::close(&self.listener);
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }

@@ -36,7 +36,8 @@ use crate::status::LinkStatus;
 /// After a connect the server may speak first; a beat sent before that would take its greeting for an answer. This much
 /// silence at least, and two round trips, before the first beat.
 const GREETING: Duration = Duration::from_millis(20);
-/// `max_age` is shortened by up to this share, so that links made together are not renewed together.
+/// `max_age`, and the wait for a renewal after an outage, are shortened by up to this share, so that links made together are
+/// not renewed together.
 const AGE_SPREAD: f64 = 0.1;
 /// A renewal that failed is tried again after this; the old connection serves on meanwhile.
 const RENEW_AGAIN: Duration = Duration::from_secs(10);

@@ -332,8 +332,10 @@ mod tests {
         assert!(passed.tcp(used).unwrap().1, "kept for whoever names it again");
         assert!(passed.are_named(&named(&[used])).is_empty());
         drop(manager);
+        let began = std::time::Instant::now();
         while TcpStream::connect(unused).is_ok() {
             // A program that another test is starting has a copy of it, up to its exec.
+            assert!(began.elapsed().as_secs() < 30, "it is not closed");
             std::thread::yield_now();
         }
         TcpStream::connect(used).expect("it is not");

@@ -77,4 +77,12 @@ mod tests {
         }
         assert_eq!(all, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]);
     }
+
+    #[test]
+    fn connections_that_were_made_together_are_made_anew_each_after_its_share() {
+        let back = Instant::now();
+        let made = back + Duration::from_secs(8);
+        let after = |share| (anew_at(made, back, share).unwrap() - made).as_millis();
+        assert_eq!([1.0, 0.95, 0.9].map(after), [8000, 7600, 7200]);
+    }
 }
